@@ -1,0 +1,99 @@
+"""The contract of a local model: logits for a ragged batch, and the KV behind it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dcmodel.logits import LogitRows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What an engine can do; constant over its life."""
+
+    vocab_size: int
+    """Width of a logit row; may exceed the tokenizer's vocabulary (padding) ."""
+    max_positions: int
+    """Longest sequence, prompt and completion together."""
+    max_sequences: int
+    """How many sequences may hold KV at a time."""
+    kv_tokens: int
+    """How many tokens of KV there is room for, over all sequences."""
+    max_batch_tokens: int
+    """Most tokens in one forward."""
+    can_copy: bool = True
+    """Whether `copy` works for a part of a sequence (False for recurrent state)."""
+
+
+@dataclass(slots=True)
+class Span:
+    """Consecutive tokens of one sequence in one forward."""
+
+    sequence: int
+    """The engine's handle, from `Engine.allocate`."""
+    start: int
+    """Position of the first token: how many tokens of this sequence the engine holds."""
+    token_ids: Sequence[int]
+    wanted: Sequence[int]
+    """Offsets into `token_ids`, ascending, whose logits (for the *next* token) are wanted."""
+
+
+@dataclass(slots=True)
+class GenerateBatch:
+    """What one forward computes. A sequence occurs in at most one span.
+
+    Logit rows come in the order of the spans and, within a span, of its `wanted`.
+    """
+
+    spans: list[Span] = field(default_factory=list)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(span.token_ids) for span in self.spans)
+
+    @property
+    def num_rows(self) -> int:
+        return sum(len(span.wanted) for span in self.spans)
+
+
+class Engine(ABC):
+    """A model that computes logits and keeps KV; it knows nothing of requests.
+
+    All methods are called from one thread, the scheduler's. `forward` should release the GIL while
+    it computes: masks are filled meanwhile.
+    """
+
+    capabilities: Capabilities
+
+    @abstractmethod
+    def allocate(self, length: int) -> int | None:
+        """A handle with room for `length` tokens, holding none yet; None where nothing is free."""
+
+    @abstractmethod
+    def reserve(self, sequence: int, length: int) -> bool:
+        """Make room so that `sequence` can hold `length` tokens; False, and nothing changed, if full."""
+
+    @abstractmethod
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give `target` (which holds nothing and has room) the first `length` tokens of `source`."""
+
+    @abstractmethod
+    def truncate(self, sequence: int, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+
+    @abstractmethod
+    def free(self, sequence: int) -> None:
+        """Give the handle back."""
+
+    @abstractmethod
+    def forward(self, batch: GenerateBatch) -> LogitRows:
+        """Compute all spans; afterwards each sequence holds ``start + len(token_ids)`` tokens.
+
+        Room was reserved before. Raises `EngineError` (or whatever the library raises) if it cannot;
+        the sequences of the batch then hold what they held before.
+        """
+
+    def close(self) -> None:
+        """Release memory; no other call follows."""

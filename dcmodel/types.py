@@ -1,0 +1,291 @@
+"""What callers hand in and get back. Log-probabilities are in nats throughout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+from dcmodel.constraint import Constraint
+from dcmodel.errors import InvalidRequestError
+
+EMPTY_BIAS: Mapping[int, float] = MappingProxyType({})
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended."""
+
+    STOP = "stop"
+    """An end-of-sequence token, a stop string, or a constraint with nothing left to say."""
+    LENGTH = "length"
+    """`max_tokens`, or the model's context, ran out."""
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How the next token is drawn.
+
+    Order of operations: repetition penalty, presence and frequency penalties, logit bias,
+    temperature, mask, top-k, top-p, min-p (each on what the one before it left).
+    """
+
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of likeliest tokens that holds this mass."""
+    min_p: float = 0.0
+    """Keep tokens with at least this share of the likeliest token's probability."""
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens in prompt and output (1 = off)."""
+    presence_penalty: float = 0.0
+    """Subtracted once from the logits of tokens that are in the output."""
+    frequency_penalty: float = 0.0
+    """Subtracted per occurrence in the output."""
+    logit_bias: Mapping[int, float] = EMPTY_BIAS
+    """Added to the logits of these token ids."""
+    seed: int | None = None
+    """With a seed the same request gives the same tokens, whatever else runs beside it."""
+
+    def __post_init__(self) -> None:
+        check_number("temperature", self.temperature, low=0.0, remedy="0 is greedy, 1 is the model's own.")
+        check_integer("top_k", self.top_k, low=0)
+        check_number("top_p", self.top_p, low=0.0, high=1.0, open_low=True)
+        check_number("min_p", self.min_p, low=0.0, high=1.0)
+        check_number("repetition_penalty", self.repetition_penalty, low=0.0, open_low=True)
+        check_number("presence_penalty", self.presence_penalty)
+        check_number("frequency_penalty", self.frequency_penalty)
+        for token_id, bias in self.logit_bias.items():
+            check_integer("a token id in logit_bias", token_id, low=0)
+            check_number(f"logit_bias[{token_id}]", bias)
+        if self.seed is not None:
+            check_integer("seed", self.seed)
+
+    @property
+    def has_penalties(self) -> bool:
+        return (
+            self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """One prompt, one continuation."""
+
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams = SamplingParams()
+    constraint: Constraint | None = None
+    stop: tuple[str, ...] = ()
+    """Generation ends where one of these appears, also across token borders."""
+    include_stop: bool = False
+    """Whether the text keeps the stop string."""
+    max_tokens: int = 256
+    logprobs: bool = True
+    """Report raw and masked log-probabilities and the mask's mass for each token."""
+    top_logprobs: int = 0
+    """How many likeliest tokens to report at each step, before and after the mask."""
+    ignore_eos: bool = False
+    """Go on past end-of-sequence tokens (benchmarks); not together with a constraint."""
+
+    def __post_init__(self) -> None:
+        if not self.prompt_ids:
+            raise InvalidRequestError("the prompt is empty.", remedy="Give at least one token.")
+        check_integer("max_tokens", self.max_tokens, low=1)
+        check_integer("top_logprobs", self.top_logprobs, low=0, high=MAX_TOP_LOGPROBS)
+        if any(not text for text in self.stop):
+            raise InvalidRequestError("a stop string is empty.", remedy="Remove it from `stop`.")
+        if self.ignore_eos and self.constraint is not None:
+            raise InvalidRequestError(
+                "ignore_eos cannot go with a constraint.", remedy="A constraint decides where the text ends."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest:
+    """One prompt, many continuations, each a list of token ids."""
+
+    prompt_ids: tuple[int, ...]
+    continuations: tuple[tuple[int, ...], ...]
+    top_logprobs: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.prompt_ids:
+            raise InvalidRequestError("the prompt is empty.", remedy="Give at least one token.")
+        if not self.continuations or any(not continuation for continuation in self.continuations):
+            raise InvalidRequestError(
+                "there is nothing to score.", remedy="Give continuations of at least one token."
+            )
+        check_integer("top_logprobs", self.top_logprobs, low=0, high=MAX_TOP_LOGPROBS)
+
+
+MAX_TOP_LOGPROBS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class TopLogprob:
+    """One of the likeliest tokens of a step."""
+
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprobs:
+    """The log-probabilities of one token of the output.
+
+    ``masked_logprob == raw_logprob - log_mass`` by definition: both are of the model's own
+    distribution (temperature 1, no penalties, no bias), before and after the mask.
+    """
+
+    raw_logprob: float
+    masked_logprob: float
+    log_mass: float
+    """Log of the probability mass that the mask kept; 0 without a mask."""
+    top_raw: tuple[TopLogprob, ...] = ()
+    top_masked: tuple[TopLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenStep:
+    """One token of a stream."""
+
+    token_id: int
+    text: str
+    """What this token adds to the text: whole characters only, perhaps none."""
+    forced: bool = False
+    """The constraint left no choice; the model was not asked."""
+    logprobs: TokenLogprobs | None = None
+    finish_reason: FinishReason | None = None
+    """Set on the last step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a request cost, in tokens."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    """Prompt tokens that the prefix cache had already."""
+    completion_tokens: int
+    forced_tokens: int
+    """Completion tokens for which the model was not asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """What is known about a result, and how."""
+
+    valid: bool | None
+    """Whether the text satisfies the constraint, checked to the end; None without a constraint.
+    False only where `finish_reason` is ``length`` or ``cancelled``: a prefix of valid texts."""
+    exact: bool
+    """The mask was applied to the whole vocabulary at each step (not approximated)."""
+    semantics: str = "local"
+    """``local``: each token from the masked, renormalised distribution."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A finished generation."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    """Everything after the prompt, an end-of-sequence token that was drawn included."""
+    finish_reason: FinishReason
+    stop_reason: str
+    """What ended it: ``eos``, ``constraint``, ``max_tokens``, ``context``, ``cancelled``,
+    or the stop string itself as ``stop:...``."""
+    logprobs: tuple[TokenLogprobs, ...] | None
+    """One per token id, where they were asked for."""
+    forced: tuple[bool, ...]
+    usage: Usage
+    certificate: Certificate
+    parsed: Any = None
+    """The text as the constraint's value (JSON value, model instance, parse tree); None if incomplete."""
+
+    @property
+    def raw_logprob(self) -> float:
+        """Sum of the raw log-probabilities: what `score` says of the same tokens."""
+        return math.fsum(item.raw_logprob for item in self.logprobs or ())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredContinuation:
+    """One continuation of a `ScoreRequest`."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """Raw log-probability of each token after everything before it."""
+    ranks: tuple[int, ...]
+    """Place of each token in the model's order, 0 = likeliest."""
+    top_logprobs: tuple[tuple[TopLogprob, ...], ...] = ()
+
+    @property
+    def logprob(self) -> float:
+        return math.fsum(self.logprobs)
+
+    @property
+    def is_greedy(self) -> bool:
+        return not any(self.ranks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreResult:
+    """Continuations in the order of the request."""
+
+    continuations: tuple[ScoredContinuation, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What stands behind a `DcModel`."""
+
+    name: str
+    backend: str
+    vocab_size: int
+    max_positions: int
+    """Prompt and completion together, in tokens."""
+    device: str = "cpu"
+    dtype: str = ""
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_number(
+    name: str,
+    value: float,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+    remedy: str = "",
+) -> None:
+    """Raise `InvalidRequestError` unless `value` is a finite number in the range."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or value < low or value > high or (open_low and value == low):
+        raise InvalidRequestError(
+            f"{name} is {value!r}; it must be a {_range(low, high, open_low)}.", remedy=remedy
+        )
+
+
+def check_integer(name: str, value: int, *, low: int | None = None, high: int | None = None) -> None:
+    """Raise `InvalidRequestError` unless `value` is an integer in the range."""
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if not is_integer or (low is not None and value < low) or (high is not None and value > high):
+        bounds = _range(-math.inf if low is None else low, math.inf if high is None else high, False)
+        raise InvalidRequestError(f"{name} is {value!r}; it must be a whole {bounds}.")
+
+
+def _range(low: float, high: float, open_low: bool) -> str:
+    parts = []
+    if low != -math.inf:
+        parts.append(f"{'above' if open_low else 'of at least'} {low:g}")
+    if high != math.inf:
+        parts.append(f"{'at most' if parts else 'of at most'} {high:g}")
+    return "number " + " and ".join(parts) if parts else "finite number"

@@ -1,0 +1,1 @@
+"""What can stand behind a DcModel. Each folder is one backend; none imports another."""

@@ -1,0 +1,1 @@
+"""Token ids to bytes and back, for every tokenizer family."""
