@@ -1,0 +1,62 @@
+"""`DcModel`: the contract of everything that generates and scores, local or remote."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self
+
+from dctokenizers import Tokenizer
+
+from dcmodel.types import Completion, GenerateRequest, ModelInfo, ScoreRequest, ScoreResult, TokenStep
+
+
+class GenerateStream(ABC, AsyncIterator[TokenStep]):
+    """The steps of one running request. Belongs to the event loop that made it."""
+
+    @abstractmethod
+    async def __anext__(self) -> TokenStep:
+        """The next token. Raises the request's `GenerationError`, if any, after the tokens before it."""
+
+    @abstractmethod
+    async def completion(self) -> Completion:
+        """The whole result; waits for the end, and may be called with or without iterating."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Stop within one step. The completion then has the tokens so far and reason ``cancelled``.
+
+        Does nothing to a request that has ended. A stream that is dropped is cancelled, too.
+        """
+
+
+class DcModel(ABC):
+    """A model that generates and scores token by token. Safe to use from several event loops."""
+
+    info: ModelInfo
+    tokenizer: Tokenizer
+
+    @abstractmethod
+    def generate(self, request: GenerateRequest) -> GenerateStream:
+        """Start a request; call it inside a running event loop.
+
+        Raises `InvalidRequestError` at once for what can never work: token ids out of range, a prompt
+        beyond the context. A constraint that does not compile raises from the stream.
+        """
+
+    @abstractmethod
+    async def score(self, request: ScoreRequest) -> ScoreResult:
+        """Raw log-probabilities of many continuations of one prompt."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Cancel what runs and release the model. Later calls raise `ModelClosedError`."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
