@@ -1,3 +1,112 @@
-"""Token-level control of any language model: constrained generation and exact scores."""
+"""Token-level control of any language model: constrained generation and exact scores.
+
+    from dcmodel import LLM
+
+    llm = LLM()
+    print(llm.generate("3 + 4 =", regex=" [0-9]+").text)
+
+The names below are imported when they are first used, so that ``import dcmodel`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dcmodel.backend import Backend, LoadedEngine, LoadOptions
+    from dcmodel.constraint import Constraint
+    from dcmodel.constraints import Choice, Grammar, JsonSchema, MaskFunction, Regex, Stop, TokenSet
+    from dcmodel.errors import DcModelError
+    from dcmodel.llm import LLM, AsyncTextStream, ChoiceResult, Scored, TextStream
+    from dcmodel.mask import TokenMask
+    from dcmodel.model import DcModel, GenerateStream
+    from dcmodel.types import (
+        Certificate,
+        Completion,
+        FinishReason,
+        GenerateRequest,
+        ModelInfo,
+        SamplingParams,
+        ScoreRequest,
+        ScoreResult,
+        TokenLogprobs,
+        TokenStep,
+        TopLogprob,
+        Usage,
+    )
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "backend": ("Backend", "LoadOptions", "LoadedEngine"),
+    "constraint": ("Constraint",),
+    "constraints": ("Choice", "Grammar", "JsonSchema", "MaskFunction", "Regex", "Stop", "TokenSet"),
+    "errors": ("DcModelError",),
+    "llm": ("LLM", "AsyncTextStream", "ChoiceResult", "Scored", "TextStream"),
+    "mask": ("TokenMask",),
+    "model": ("DcModel", "GenerateStream"),
+    "types": (
+        "Certificate",
+        "Completion",
+        "FinishReason",
+        "GenerateRequest",
+        "ModelInfo",
+        "SamplingParams",
+        "ScoreRequest",
+        "ScoreResult",
+        "TokenLogprobs",
+        "TokenStep",
+        "TopLogprob",
+        "Usage",
+    ),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "LLM",
+    "AsyncTextStream",
+    "Backend",
+    "Certificate",
+    "Choice",
+    "ChoiceResult",
+    "Completion",
+    "Constraint",
+    "DcModel",
+    "DcModelError",
+    "FinishReason",
+    "GenerateRequest",
+    "GenerateStream",
+    "Grammar",
+    "JsonSchema",
+    "LoadOptions",
+    "LoadedEngine",
+    "MaskFunction",
+    "ModelInfo",
+    "Regex",
+    "SamplingParams",
+    "ScoreRequest",
+    "ScoreResult",
+    "Scored",
+    "Stop",
+    "TextStream",
+    "TokenLogprobs",
+    "TokenMask",
+    "TokenSet",
+    "TokenStep",
+    "TopLogprob",
+    "Usage",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

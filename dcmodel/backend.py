@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from dctokenizers import Tokenizer
-
 from dcmodel.engine import Engine
 from dcmodel.model import DcModel
 from dcmodel.types import ModelInfo
+from dctokenizers import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

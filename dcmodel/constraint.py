@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from dctokenizers import Tokenizer
 from numpy.typing import NDArray
+
+from dctokenizers import Tokenizer
 
 MaskRow = NDArray[np.int32]
 

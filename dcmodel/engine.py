@@ -95,5 +95,6 @@ class Engine(ABC):
         the sequences of the batch then hold what they held before.
         """
 
+    @abstractmethod
     def close(self) -> None:
         """Release memory; no other call follows."""

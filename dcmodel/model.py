@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
-from dctokenizers import Tokenizer
-
 from dcmodel.types import Completion, GenerateRequest, ModelInfo, ScoreRequest, ScoreResult, TokenStep
+from dctokenizers import Tokenizer
 
 
 class GenerateStream(ABC, AsyncIterator[TokenStep]):

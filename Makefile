@@ -1,0 +1,57 @@
+# make demo and make test are all that a newcomer needs; see `make help`.
+
+VENV ?= .venv
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3 python; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+RUNTIME := $(VENV)/.dcmodel-runtime
+TOOLS := $(VENV)/.dcmodel-tools
+PYTEST_ARGS ?=
+
+.PHONY: help demo test check format bench tiny clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(RUNTIME) ## install, then constrained generation and scoring on the embedded model
+	@$(BIN)/dcmodel demo
+
+test: $(TOOLS) ## install, then the whole test suite
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(TOOLS) ## lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(TOOLS) ## put the code into its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(TOOLS) ## the measurements behind the claims
+	$(BIN)/python -m benchmarks
+
+tiny: $(TOOLS) ## train the embedded model again
+	$(BIN)/python -m lmql_backends.tiny.train
+
+clean: ## remove the environment and all caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# torch goes first, at the version of constraints.txt, so that nothing else can pull another one.
+$(RUNTIME): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Error: Python 3.11, 3.12 or 3.13 is needed; try: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || { echo "Creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing dcmodel (the first time takes a few minutes)"
+	@$(PIP) pip
+	@$(PIP) torch
+	@$(PIP) -e ".[all]"
+	@touch $@
+
+$(TOOLS): $(RUNTIME)
+	@echo "Installing the development tools"
+	@$(PIP) -e ".[all]" --group dev
+	@touch $@

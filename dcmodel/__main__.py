@@ -1,0 +1,7 @@
+"""``python -m dcmodel`` is the command `dcmodel`."""
+
+import sys
+
+from dcmodel.cli import main
+
+sys.exit(main())

@@ -1,0 +1,75 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dcmodel.cli.output import Output
+from dcmodel.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from dcmodel.llm import LLM
+
+Execute = Callable[[argparse.Namespace, Output], int]
+Commands = argparse._SubParsersAction  # argparse has no public name for it
+
+
+def new_command(
+    commands: Any, name: str, execute: Execute, *, summary: str, epilog: str = ""
+) -> argparse.ArgumentParser:
+    """A subcommand with ``--json``, bound to the function that runs it."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(execute=execute)
+    return parser
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, and how to run it; not given means the environment, then the default."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", metavar="M", help="path or Hub id (default: the embedded model)")
+    group.add_argument("--backend", metavar="B", help="see `dcmodel backends`")
+    group.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps")
+    group.add_argument("--dtype", metavar="T", help="float32, bfloat16, float16")
+    group.add_argument("--max-context", metavar="N", type=int, help="longest sequence in tokens")
+
+
+def open_llm(arguments: argparse.Namespace) -> LLM:
+    """The model that the arguments name; not loaded yet."""
+    from dcmodel.llm import LLM
+
+    return LLM(
+        arguments.model,
+        backend=arguments.backend,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        max_context=arguments.max_context,
+    )
+
+
+def read_prompt(argument: str) -> str:
+    """The argument itself; for ``-`` standard input, less the newline that shells put at its end."""
+    if argument != "-":
+        return argument
+    return sys.stdin.read().removesuffix("\n")
+
+
+def read_file(path: str, option: str) -> str:
+    """A file's text; ``-`` is standard input."""
+    try:
+        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InvalidRequestError(
+            f"{option} {path!r} cannot be read: {reason}.", remedy="Check the path."
+        ) from error

@@ -1,0 +1,86 @@
+"""`dcmodel backends`: what is installed, what each can do, and which one would be used."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from dcmodel.cli.arguments import new_command
+from dcmodel.cli.output import Output
+
+if TYPE_CHECKING:
+    from dcmodel.registry import BackendStatus
+
+
+def add_parser(commands: Any) -> None:
+    parser = new_command(
+        commands, "backends", execute, summary="Backends, what they guarantee, and which one is used."
+    )
+    parser.add_argument("--model", metavar="M", help="choose for this model (default: DCMODEL_MODEL)")
+
+
+def execute(arguments: argparse.Namespace, output: Output) -> int:
+    from dcmodel.env import Settings
+    from dcmodel.registry import EMBEDDED, Registry
+
+    settings = Settings.from_environ()
+    registry = Registry()
+    statuses = [registry.status(name) for name in registry.names()]
+    model = arguments.model or settings.model or EMBEDDED
+    decision = registry.choose(model, settings=settings)
+    if arguments.json:
+        output.json(
+            {
+                "backends": [_encoded(status) for status in statuses],
+                "model": model,
+                "chosen": decision.backend,
+                "reasons": list(decision.reasons),
+            }
+        )
+        return 0
+    output.table(("backend", "state", "runs"), [_row(status) for status in statuses])
+    for status in statuses:
+        _describe(status, output)
+    output.line()
+    output.line(f"{model} would run on {decision.backend}: {' '.join(decision.reasons)}")
+    return 0
+
+
+def state(status: BackendStatus) -> str:
+    if status.backend is None:
+        return "broken"
+    return "ready" if status.is_ready else "not installed"
+
+
+def _row(status: BackendStatus) -> tuple[str, str, str]:
+    return status.name, state(status), status.backend.summary if status.backend else ""
+
+
+def _describe(status: BackendStatus, output: Output) -> None:
+    from dcmodel.registry import pip_line
+
+    output.line()
+    output.line(f"{status.name} (from {status.source})")
+    if status.backend is None:
+        output.line(f"  {status.error}")
+        return
+    for guarantee, value in status.backend.guarantees.items():
+        output.line(f"  {guarantee}: {value}")
+    if status.missing:
+        output.line(f"  missing: {', '.join(status.missing)}; run: {pip_line(status.backend)}")
+
+
+def _encoded(status: BackendStatus) -> dict[str, Any]:
+    from dcmodel.registry import pip_line
+
+    backend = status.backend
+    return {
+        "name": status.name,
+        "state": state(status),
+        "source": status.source,
+        "summary": backend.summary if backend else "",
+        "guarantees": dict(backend.guarantees) if backend else {},
+        "missing": list(status.missing),
+        "install": pip_line(backend) if backend else "",
+        "error": status.error,
+    }

@@ -1,0 +1,135 @@
+"""`dcmodel generate`: continue a prompt, within a constraint if one is given."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from dcmodel.cli.arguments import add_model_arguments, new_command, open_llm, read_file, read_prompt
+from dcmodel.cli.output import Output
+
+if TYPE_CHECKING:
+    from dcmodel.llm import LLM
+    from dcmodel.llm.options import GenerateOptions
+    from dcmodel.types import Completion
+
+EPILOG = """examples:
+  dcmodel generate "3 + 4 =" --regex " [0-9]+"
+  dcmodel generate "Review: I love it.\\nSentiment:" --choice " positive" --choice " negative" --json
+  dcmodel generate --file prompts.txt --max-tokens 20 > completions.jsonl"""
+
+
+def add_parser(commands: Any) -> None:
+    parser = new_command(commands, "generate", execute, summary="Continue a prompt.", epilog=EPILOG)
+    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="the prompt; - reads standard input")
+    parser.add_argument(
+        "--file", metavar="FILE", help="many prompts, one per line (- : standard input); prints JSON lines"
+    )
+    constraint = parser.add_argument_group("constraint").add_mutually_exclusive_group()
+    constraint.add_argument("--regex", metavar="R", help="the text matches this regular expression")
+    constraint.add_argument("--json-schema", metavar="S", help="JSON for this schema (a file, or the text)")
+    constraint.add_argument("--grammar", metavar="FILE", help="the text is in this Lark grammar")
+    constraint.add_argument("--choice", metavar="A", action="append", help="one of these (repeat it)")
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument("--max-tokens", metavar="N", type=int, default=256)
+    sampling.add_argument("--temperature", metavar="T", type=float, default=0.0, help="0 is greedy (default)")
+    sampling.add_argument("--top-k", metavar="K", type=int, default=0)
+    sampling.add_argument("--top-p", metavar="P", type=float, default=1.0)
+    sampling.add_argument("--min-p", metavar="P", type=float, default=0.0)
+    sampling.add_argument("--repetition-penalty", metavar="X", type=float, default=1.0)
+    sampling.add_argument("--presence-penalty", metavar="X", type=float, default=0.0)
+    sampling.add_argument("--frequency-penalty", metavar="X", type=float, default=0.0)
+    sampling.add_argument("--seed", metavar="S", type=int, help="the same seed gives the same text")
+    sampling.add_argument("--stop", metavar="S", action="append", default=[], help="end here (repeatable)")
+    sampling.add_argument("--top-logprobs", metavar="K", type=int, default=0, help="with --json")
+    add_model_arguments(parser)
+    parser.set_defaults(usage_error=parser.error)
+
+
+def execute(arguments: argparse.Namespace, output: Output) -> int:
+    if (arguments.prompt is None) == (arguments.file is None):
+        arguments.usage_error("give either PROMPT or --file FILE")
+    options = generate_options(arguments)
+    with open_llm(arguments) as llm:
+        if arguments.file is not None:
+            return _generate_file(llm, arguments, options, output)
+        prompt = read_prompt(arguments.prompt)
+        if arguments.json:
+            output.json(_encoded(llm.generate(prompt, **options), arguments))
+        else:
+            _stream(llm, prompt, options, output)
+    return 0
+
+
+def generate_options(arguments: argparse.Namespace) -> GenerateOptions:
+    """The keyword arguments of `LLM.generate`."""
+    given: GenerateOptions = {
+        "regex": arguments.regex,
+        "json_schema": _schema_text(arguments.json_schema),
+        "grammar": arguments.grammar and read_file(arguments.grammar, "--grammar"),
+        "choices": arguments.choice,
+        "stop": arguments.stop,
+        "max_tokens": arguments.max_tokens,
+        "temperature": arguments.temperature,
+        "top_k": arguments.top_k,
+        "top_p": arguments.top_p,
+        "min_p": arguments.min_p,
+        "repetition_penalty": arguments.repetition_penalty,
+        "presence_penalty": arguments.presence_penalty,
+        "frequency_penalty": arguments.frequency_penalty,
+        "seed": arguments.seed,
+        "top_logprobs": arguments.top_logprobs,
+    }
+    return given
+
+
+def _schema_text(argument: str | None) -> str | None:
+    """A schema is recognised by its first character; anything else names a file."""
+    if argument is None or argument.lstrip()[:1] in ("{", "[") or argument.strip() in ("true", "false"):
+        return argument
+    return read_file(argument, "--json-schema")
+
+
+def _stream(llm: LLM, prompt: str, options: GenerateOptions, output: Output) -> None:
+    with llm.stream(prompt, **options) as stream:
+        try:
+            for step in stream:
+                output.write(step.text)
+            completion = stream.completion()
+        finally:
+            if stream.text:
+                output.line()
+    output.note(summary_line(completion))
+
+
+def summary_line(completion: Completion) -> str:
+    """How it ended and what it cost."""
+    certificate = completion.certificate
+    validity = {None: "", True: ", valid", False: ", incomplete"}[certificate.valid]
+    usage = completion.usage
+    return (
+        f"[{completion.stop_reason}{validity}; {usage.completion_tokens} tokens, "
+        f"{usage.forced_tokens} of them forced]"
+    )
+
+
+def _generate_file(llm: LLM, arguments: argparse.Namespace, options: GenerateOptions, output: Output) -> int:
+    text = read_file(arguments.file, "--file")
+    prompts = [line for line in text.splitlines() if line]
+    results = llm.generate(prompts, return_exceptions=True, **options)
+    failed = 0
+    for prompt, result in zip(prompts, results, strict=True):
+        if isinstance(result, Exception):
+            failed += 1
+            output.json({"prompt": prompt, "error": str(result)})
+        else:
+            output.json({"prompt": prompt, **_encoded(result, arguments)})
+    if failed:
+        output.error(f'Error: {failed} of {len(prompts)} prompts failed; see the lines with "error".')
+    return 1 if failed else 0
+
+
+def _encoded(completion: Completion, arguments: argparse.Namespace) -> dict[str, Any]:
+    from dcmodel.cli.encode import completion_to_dict
+
+    return completion_to_dict(completion, with_parsed=arguments.json_schema is not None)

@@ -1,0 +1,202 @@
+"""`Scheduler`: continuous batching of sequences over one engine, on a thread of its own.
+
+One step: take in arrivals and cancellations, plan, forward (masks are filled meanwhile), sample,
+commit, notify. There is no timer: a lone request starts at once, an idle scheduler sleeps on its inbox.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterable
+from queue import Empty, SimpleQueue
+
+from dcmodel.engine import Engine, GenerateBatch, Span
+from dcmodel.errors import DcModelError, EngineError, ModelClosedError, OverloadedError
+from dcmodel.kv import KVManager
+from dcmodel.notify import notify_loops
+from dcmodel.sequence import Sequence, Status
+from dcmodel.step import Step
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITING = 100_000
+# How many waiting sequences are considered for admission in one step.
+ADMISSION_WINDOW = 128
+
+
+class Scheduler:
+    """Runs sequences to their end. `submit` and `cancel` may be called from any thread."""
+
+    def __init__(self, engine: Engine, vocab_size: int, *, max_waiting: int = MAX_WAITING) -> None:
+        """`vocab_size`: the tokenizer's, which may differ from the engine's."""
+        self._engine = engine
+        self._kv = KVManager(engine)
+        self._step = Step(engine, max(vocab_size, engine.capabilities.vocab_size))
+        self._inbox: SimpleQueue[Sequence | None] = SimpleQueue()
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        self._max_waiting = max_waiting
+        self._lock = threading.Lock()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="dcmodel-scheduler", daemon=True)
+        self._thread.start()
+
+    def submit(self, sequences: Iterable[Sequence]) -> None:
+        """Queue sequences. Raises `ModelClosedError` or `OverloadedError`."""
+        batch = list(sequences)
+        with self._lock:
+            if self._closing:
+                raise ModelClosedError("the model is closed.", remedy="Make a new one.")
+            if len(self._waiting) + len(batch) > self._max_waiting:
+                raise OverloadedError(
+                    f"{len(self._waiting)} requests are waiting, the limit is {self._max_waiting}.",
+                    remedy="Try again later.",
+                )
+            for sequence in batch:
+                self._inbox.put(sequence)
+
+    def cancel(self, sequence: Sequence) -> None:
+        """End a sequence within one step; nothing happens to one that has ended."""
+        sequence.cancelled = True
+        self._inbox.put(None)
+
+    def close(self) -> None:
+        """Fail whatever is unfinished with `ModelClosedError` and release the engine. Waits for the step."""
+        with self._lock:
+            if not self._closing:
+                self._closing = True
+                self._inbox.put(None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    # -- the scheduler's thread --------------------------------------------------------------------
+
+    def _run(self) -> None:
+        error: DcModelError = ModelClosedError("the model was closed.")
+        try:
+            while not self._closing:
+                self._take_in()
+                if self._running or self._waiting:
+                    self.step()
+        except Exception as failure:  # a defect of ours must not leave anybody waiting
+            logger.exception("the scheduler failed")
+            error = EngineError(f"the scheduler failed: {failure!r}.", remedy="Please report this.")
+        with self._lock:
+            self._closing = True
+        self._drain_inbox()
+        unfinished = [*self._running, *self._waiting]
+        for sequence in unfinished:
+            sequence.error = error
+            sequence.status = Status.FINISHED
+        notify_loops(unfinished)
+        self._running.clear()
+        self._waiting.clear()
+        self._step.close()
+        self._engine.close()
+
+    def _take_in(self) -> None:
+        """Move arrivals to the waiting line; sleep only if there is nothing else to do."""
+        if not self._running and not self._waiting:
+            self._accept(self._inbox.get())
+        self._drain_inbox()
+
+    def _drain_inbox(self) -> None:
+        while True:
+            try:
+                self._accept(self._inbox.get_nowait())
+            except Empty:
+                return
+
+    def _accept(self, sequence: Sequence | None) -> None:
+        if sequence is not None:
+            self._waiting.append(sequence)
+
+    def step(self) -> None:
+        """One forward for everything that can go on."""
+        self._retire()
+        batch, active = self._plan()
+        if active:
+            for sequence, error in self._step.run(batch, active):
+                sequence.error = error
+        finished = self._retire()
+        notify_loops([*(sequence for sequence in active if sequence.is_armed), *finished])
+
+    def _plan(self) -> tuple[GenerateBatch, list[Sequence]]:
+        """Decoding sequences first, then prompts that were begun, then new ones, within the budget."""
+        self._make_room_to_grow()
+        self._running.sort(key=_is_prefilling)  # stable: oldest first among equals
+        batch = GenerateBatch()
+        active: list[Sequence] = []
+        budget = self._engine.capabilities.max_batch_tokens
+        for sequence in self._running:
+            budget -= self._add_span(batch, active, sequence, budget)
+        if self._waiting and budget > 0:
+            self._admit(batch, active, budget)
+        return batch, active
+
+    def _add_span(self, batch: GenerateBatch, active: list[Sequence], sequence: Sequence, budget: int) -> int:
+        start = sequence.computed
+        count = min(sequence.end - start, budget)
+        if count <= 0:
+            return 0
+        token_ids = sequence.token_ids[start : start + count]
+        batch.spans.append(Span(sequence.handle, start, token_ids, sequence.wanted(count)))
+        active.append(sequence)
+        return count
+
+    def _admit(self, batch: GenerateBatch, active: list[Sequence], budget: int) -> None:
+        """Give waiting sequences KV, first come first served; one that waits for a prefix is passed over."""
+        passed: list[Sequence] = []
+        while self._waiting and budget > 0 and len(passed) < ADMISSION_WINDOW:
+            sequence = self._waiting.popleft()
+            if self._kv.must_wait_for_prefix(sequence):
+                passed.append(sequence)
+                continue
+            if not self._kv.admit(sequence):
+                if self._running:
+                    passed.append(sequence)
+                    break
+                sequence.error = EngineError(
+                    f"{len(sequence.token_ids)} tokens do not fit the KV cache, though nothing else runs.",
+                    remedy="Load the model with a larger kv_tokens.",
+                )
+                passed.append(sequence)
+                continue
+            sequence.status = Status.RUNNING
+            self._running.append(sequence)
+            budget -= self._add_span(batch, active, sequence, budget)
+        self._waiting.extendleft(reversed(passed))
+
+    def _make_room_to_grow(self) -> None:
+        """Every running sequence gets room for its next step, at the cost of the youngest if need be."""
+        place = 0
+        while place < len(self._running):
+            if self._kv.grow(self._running[place]):
+                place += 1
+                continue
+            victim = self._running.pop()
+            self._kv.release(victim)
+            victim.preempted()
+            self._waiting.appendleft(victim)
+
+    def _retire(self) -> list[Sequence]:
+        """Take out what is complete, failed or cancelled; its KV goes to the prefix cache."""
+        finished = [sequence for sequence in self._running if sequence.is_complete]
+        if finished:
+            self._running = [sequence for sequence in self._running if not sequence.is_complete]
+            for sequence in finished:
+                self._kv.retire(sequence)
+        dropped = [sequence for sequence in self._waiting if sequence.is_complete]
+        if dropped:
+            self._waiting = deque(sequence for sequence in self._waiting if not sequence.is_complete)
+        for sequence in (*finished, *dropped):
+            sequence.status = Status.FINISHED
+        if dropped:
+            notify_loops(dropped)
+        return finished
+
+
+def _is_prefilling(sequence: Sequence) -> bool:
+    return sequence.is_prefilling

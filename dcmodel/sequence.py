@@ -1,0 +1,202 @@
+"""`Sequence`: one token stream, where its KV lies, and what is known of each of its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from dcmodel.adjustments import LogitAdjustments
+from dcmodel.constraint import Matcher
+from dcmodel.constraints import StopMatcher
+from dcmodel.errors import ConstraintRuntimeError, DcModelError
+from dcmodel.prefix_cache import Entry
+from dcmodel.types import FinishReason, SamplingParams
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+TopRow = tuple[list[int], list[float]]
+LogprobRecord = tuple[float, float, float, TopRow | None, TopRow | None]
+"""raw_logprob, masked_logprob, log_mass, likeliest before and after the mask."""
+
+
+class Status(Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class Sequence:
+    """A prompt and what follows it; generated, or given and only scored.
+
+    `token_ids` grows at the end; `computed` of them have KV; all before `ready` are final, with their
+    log-probabilities where those are wanted. Only the scheduler's thread changes anything here; others
+    may read what lies before `ready`.
+    """
+
+    def __init__(
+        self,
+        prompt_ids: tuple[int, ...],
+        *,
+        sampling: SamplingParams,
+        seed: int,
+        limit: int,
+        limit_reason: str = "max_tokens",
+        eos_token_ids: frozenset[int] = frozenset(),
+        matcher: Matcher | None = None,
+        stop: StopMatcher | None = None,
+        want_logprobs: bool = True,
+        top_logprobs: int = 0,
+        given: tuple[int, ...] = (),
+    ) -> None:
+        """`limit`: longest length, prompt included. `given`: tokens to score instead of generating."""
+        self.token_ids: list[int] = list(prompt_ids)
+        self.prompt_length = len(prompt_ids)
+        self.sampling = sampling
+        self.seed = seed
+        self.limit = limit
+        self.limit_reason = limit_reason
+        self.eos_token_ids = eos_token_ids
+        self.matcher = matcher
+        self.stop = stop
+        self.want_logprobs = want_logprobs
+        self.top_logprobs = top_logprobs
+        self.adjustments = LogitAdjustments.for_request(prompt_ids, sampling)
+
+        self.status = Status.WAITING
+        self.entry: Entry | None = None
+        self.computed = 0
+        self.cached_tokens = 0
+        self.prefill_length = self.prompt_length
+        self.deferred_on: tuple[Entry, int] | None = None
+
+        self.ready = self.prompt_length
+        self.forced: list[bool] = []
+        self.records: list[LogprobRecord] = []
+        """One per token of the output before `ready`, if log-probabilities are wanted."""
+        self.ranks: list[int] = []
+        self.releasable_bytes: int | None = None
+        """How many bytes of output may be shown; None = all (no stop strings)."""
+
+        self.ending: tuple[FinishReason, str] | None = None
+        """Set when no further token will be drawn; the sequence may still have tokens to score."""
+        self.error: DcModelError | None = None
+        self.cancelled = False
+
+        self.loop: AbstractEventLoop | None = None
+        self.notify: Callable[[], None] | None = None
+        self.is_armed = False
+        """Whether a consumer waits for the next token (and not only for the end)."""
+
+        self.is_scoring = bool(given)
+        if given:
+            self.ending = (FinishReason.STOP, "given")
+            self.token_ids.extend(given)
+            self.forced = [True] * len(given)
+            self.prefill_length = len(self.token_ids) - 1
+        else:
+            self._append_forced()
+            if not want_logprobs:
+                self.ready = len(self.token_ids)
+
+    # -- what is left to do ------------------------------------------------------------------------
+
+    @property
+    def handle(self) -> int:
+        assert self.entry is not None
+        return self.entry.handle
+
+    @property
+    def output_length(self) -> int:
+        return len(self.token_ids) - self.prompt_length
+
+    @property
+    def end(self) -> int:
+        """How many tokens must be computed before the next thing can happen."""
+        return len(self.token_ids) - (self.ending is not None)
+
+    @property
+    def is_prefilling(self) -> bool:
+        return self.computed < self.prefill_length
+
+    @property
+    def is_complete(self) -> bool:
+        """Nothing is left to draw or to score."""
+        if self.error is not None or self.cancelled:
+            return True
+        return self.ending is not None and self.ready == len(self.token_ids)
+
+    def wanted(self, count: int) -> range:
+        """Offsets, among the next `count` tokens to compute, whose logits are needed.
+
+        Row p predicts token p + 1: it is needed where that token is not final yet, or to be drawn.
+        """
+        return range(max(self.ready - 1 - self.computed, 0), count)
+
+    # -- transitions -------------------------------------------------------------------------------
+
+    def commit(self, token_id: int, record: LogprobRecord | None) -> None:
+        """Append a drawn token, then all that the constraint forces after it; end where it must."""
+        self._append(token_id, forced=False)
+        ready = len(self.token_ids)
+        if record is not None:
+            self.records.append(record)
+        if token_id in self.eos_token_ids:
+            if self.matcher is not None:
+                self.matcher.advance([token_id])
+            self.ending = (FinishReason.STOP, "eos")
+        else:
+            if self.matcher is not None and self.matcher.advance([token_id]) != 1:
+                raise ConstraintRuntimeError(f"the matcher refused token {token_id}, which its mask allowed.")
+            self._end_or_go_on()
+            self._append_forced()
+        # Last, because readers in other threads take `ready` to mean that all the rest is in place.
+        self.ready = ready if self.want_logprobs else len(self.token_ids)
+
+    def score(self, record: LogprobRecord, rank: int) -> None:
+        """Record the log-probabilities of the first given or forced token that has none yet."""
+        self.records.append(record)
+        self.ranks.append(rank)
+        self.ready += 1
+
+    def preempted(self) -> None:
+        """The KV was taken away: everything is to be computed again."""
+        self.status = Status.WAITING
+        self.entry = None
+        self.computed = 0
+        self.prefill_length = self.end
+
+    def _append_forced(self) -> None:
+        if self.matcher is None or self.ending is not None:
+            return
+        if self.matcher.is_finished:
+            self.ending = (FinishReason.STOP, "constraint")
+            return
+        for token_id in self.matcher.forced():
+            if self.matcher.advance([token_id]) != 1:
+                raise ConstraintRuntimeError(f"the matcher refused token {token_id}, which it forced.")
+            self._append(token_id, forced=True)
+            self._end_or_go_on()
+            if self.ending is not None:
+                break
+
+    def _append(self, token_id: int, *, forced: bool) -> None:
+        self.token_ids.append(token_id)
+        self.forced.append(forced)
+        if self.adjustments is not None:
+            self.adjustments.add(token_id)
+
+    def _end_or_go_on(self) -> None:
+        token_id = self.token_ids[-1]
+        if self.stop is not None:
+            self.stop.advance([token_id])
+            if self.stop.matched is not None:
+                self.releasable_bytes = self.stop.cut
+                self.ending = (FinishReason.STOP, f"stop:{self.stop.matched}")
+                return
+            self.releasable_bytes = self.stop.length - self.stop.held
+        if self.matcher is not None and self.matcher.is_finished:
+            self.ending = (FinishReason.STOP, "constraint")
+        elif len(self.token_ids) >= self.limit:
+            self.ending = (FinishReason.LENGTH, self.limit_reason)

@@ -1,0 +1,213 @@
+"""One step of the scheduler: forward and masks side by side, sample, commit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcmodel.adjustments import bias_triples, repetition_triples
+from dcmodel.engine import Engine, GenerateBatch
+from dcmodel.errors import (
+    ConstraintRuntimeError,
+    DcModelError,
+    DeadEndError,
+    EngineError,
+    NonFiniteLogitsError,
+)
+from dcmodel.logits import Floats, Ints, LogitRows, SampledRows, SamplePlan, ScoredRows
+from dcmodel.mask_filler import Failures, MaskFiller
+from dcmodel.randomness import SEED_MASK, uniforms
+from dcmodel.sequence import LogprobRecord, Sequence, TopRow
+
+logger = logging.getLogger(__name__)
+
+Errors = list[tuple[Sequence, DcModelError]]
+
+
+@dataclass(slots=True)
+class _Work:
+    """What the logit rows of a batch are for."""
+
+    drawing: list[Sequence] = field(default_factory=list)
+    draw_rows: list[int] = field(default_factory=list)
+    scoring: list[Sequence] = field(default_factory=list)
+    score_rows: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+
+
+class Step:
+    """Runs batches on one engine; keeps the buffers between steps."""
+
+    def __init__(self, engine: Engine, vocab_size: int) -> None:
+        """`vocab_size`: the larger of the engine's and the tokenizer's."""
+        self._engine = engine
+        self._masks = MaskFiller(vocab_size)
+
+    def run(self, batch: GenerateBatch, active: list[Sequence]) -> Errors:
+        """Compute, draw, commit. Returns which sequences failed and why; the others went on."""
+        work = _collect(batch, active)
+        self._masks.start([sequence.matcher for sequence in work.drawing])
+        try:
+            rows = self._engine.forward(batch)
+            bitmask, failures = self._masks.finish(len(work.drawing))
+            sampled = rows.sample(_sample_plan(work, bitmask)) if work.drawing else None
+            scored = _score(rows, work) if work.scoring else None
+        except Exception as error:
+            self._masks.finish(0)
+            return self._run_alone(batch, active, error)
+        for span, sequence in zip(batch.spans, active, strict=True):
+            sequence.computed += len(span.token_ids)
+            assert sequence.entry is not None
+            sequence.entry.computed = sequence.computed
+        errors: Errors = []
+        if scored is not None:
+            _commit_scored(work, scored, errors)
+        if sampled is not None:
+            _commit_sampled(work, sampled, failures, errors)
+        return errors
+
+    def close(self) -> None:
+        self._masks.close()
+
+    def _run_alone(self, batch: GenerateBatch, active: list[Sequence], error: Exception) -> Errors:
+        """The batch failed as a whole: run each span by itself, so that only the guilty one fails."""
+        if len(active) == 1:
+            logger.warning("a sequence failed in the engine", exc_info=error)
+            return [(active[0], EngineError(f"the engine failed: {error!r}."))]
+        errors: Errors = []
+        for span, sequence in zip(batch.spans, active, strict=True):
+            errors += self.run(GenerateBatch([span]), [sequence])
+        return errors
+
+
+def _collect(batch: GenerateBatch, active: list[Sequence]) -> _Work:
+    work = _Work()
+    row = 0
+    for span, sequence in zip(batch.spans, active, strict=True):
+        last = len(sequence.token_ids) - 1
+        for offset in span.wanted:
+            position = span.start + offset
+            if position == last:
+                work.drawing.append(sequence)
+                work.draw_rows.append(row)
+            else:
+                work.scoring.append(sequence)
+                work.score_rows.append(row)
+                work.targets.append(sequence.token_ids[position + 1])
+            row += 1
+    return work
+
+
+def _sample_plan(work: _Work, bitmask: NDArray[np.int32]) -> SamplePlan:
+    sequences = work.drawing
+    params = [sequence.sampling for sequence in sequences]
+    adjustments = [sequence.adjustments for sequence in sequences]
+    temperature = np.array([item.temperature for item in params], dtype=np.float32)
+    return SamplePlan(
+        rows=np.array(work.draw_rows, dtype=np.int64),
+        bitmask=bitmask,
+        is_masked=np.array([sequence.matcher is not None for sequence in sequences]),
+        temperature=temperature,
+        top_k=np.array([item.top_k for item in params], dtype=np.int64),
+        top_p=np.array([item.top_p for item in params], dtype=np.float32),
+        min_p=np.array([item.min_p for item in params], dtype=np.float32),
+        uniform=_uniform(sequences) if temperature.any() else np.zeros(len(sequences)),
+        repetition=repetition_triples(adjustments, params),
+        bias=bias_triples(adjustments),
+        want_logprobs=any(sequence.want_logprobs for sequence in sequences),
+        top_logprobs=max(sequence.top_logprobs for sequence in sequences),
+    )
+
+
+def _uniform(sequences: Seq[Sequence]) -> NDArray[np.float64]:
+    """Each row's random number follows from its seed and its place in the output alone."""
+    seeds = np.array([sequence.seed & SEED_MASK for sequence in sequences], dtype=np.uint64)
+    places = np.array([sequence.output_length for sequence in sequences], dtype=np.uint64)
+    return uniforms(seeds, places)
+
+
+def _commit_sampled(work: _Work, sampled: SampledRows, failures: Failures, errors: Errors) -> None:
+    token_ids, is_finite, has_choice = (
+        sampled.token_ids.tolist(),
+        sampled.is_finite.tolist(),
+        sampled.has_choice.tolist(),
+    )
+    raw, masked, mass = (
+        sampled.raw_logprob.tolist(),
+        sampled.masked_logprob.tolist(),
+        sampled.log_mass.tolist(),
+    )
+    for row, sequence in enumerate(work.drawing):
+        if sequence.error is not None:
+            continue
+        error = failures.get(row)
+        if error is None and not is_finite[row]:
+            error = _non_finite(sequence)
+        if error is None and not has_choice[row]:
+            error = DeadEndError("the constraint allows no token that the model can give here.")
+        if error is None:
+            record: LogprobRecord | None = None
+            if sequence.want_logprobs:
+                top = sequence.top_logprobs
+                record = (
+                    raw[row],
+                    masked[row],
+                    mass[row],
+                    _top_row(sampled.top_raw, row, top),
+                    _top_row(sampled.top_masked, row, top),
+                )
+            error = _commit(sequence, token_ids[row], record)
+        if error is not None:
+            sequence.error = error
+            errors.append((sequence, error))
+
+
+def _commit(sequence: Sequence, token_id: int, record: LogprobRecord | None) -> DcModelError | None:
+    try:
+        sequence.commit(token_id, record)
+    except DcModelError as error:
+        return error
+    except Exception as error:  # a plug-in's matcher may raise anything
+        return ConstraintRuntimeError(f"the constraint failed: {error!r}.")
+    return None
+
+
+def _commit_scored(work: _Work, scored: ScoredRows, errors: Errors) -> None:
+    logprobs, ranks, is_finite = scored.logprob.tolist(), scored.rank.tolist(), scored.is_finite.tolist()
+    for row, sequence in enumerate(work.scoring):
+        if sequence.error is not None:
+            continue
+        if not is_finite[row]:
+            sequence.error = _non_finite(sequence)
+            errors.append((sequence, sequence.error))
+            continue
+        # A forced token is all that its mask allows: its masked probability is 1.
+        top = sequence.top_logprobs
+        masked_top = ([work.targets[row]], [0.0]) if top else None
+        record = (logprobs[row], 0.0, logprobs[row], _top_row(scored.top, row, top), masked_top)
+        sequence.score(record, ranks[row])
+
+
+def _score(rows: LogitRows, work: _Work) -> ScoredRows:
+    return rows.score(
+        np.array(work.score_rows, dtype=np.int64),
+        np.array(work.targets, dtype=np.int64),
+        max(sequence.top_logprobs for sequence in work.scoring),
+    )
+
+
+def _top_row(top: tuple[Ints, Floats], row: int, count: int) -> TopRow | None:
+    if not count:
+        return None
+    return top[0][row, :count].tolist(), top[1][row, :count].tolist()
+
+
+def _non_finite(sequence: Sequence) -> NonFiniteLogitsError:
+    return NonFiniteLogitsError(
+        f"the model gave NaN or infinite logits after {sequence.computed} tokens.",
+        remedy='Load it with dtype="float32", or check its weights.',
+    )

@@ -1,0 +1,284 @@
+"""The attention function that transformers models call: new keys and values into their slots, then attend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from lmql_backends.transformers.kv_segment import LayerShape
+from lmql_backends.transformers.step_plan import Group, PlacedSpan, StepPlan
+
+ATTENTION_NAME = "dcmodel_slots"
+# Scores of a long span are computed in blocks of about this many numbers.
+MAX_SCORES = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What one layer does between queries and weights."""
+
+    scaling: float
+    window: int = 0
+    """Sliding window in tokens; 0: none."""
+    softcap: float = 0.0
+    """0: none."""
+    sinks: Tensor | None = None
+    """[query heads]: a logit per head that takes weight and has no value."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether torch's own attention computes this."""
+        return not self.softcap and self.sinks is None
+
+
+class Step(Protocol):
+    """What stands behind the attention calls of one forward."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
+        """From ``[heads, rows, dim]`` each to ``[rows, query heads, value dim]``; one call per layer."""
+
+
+def register_attention() -> None:
+    """Make the function known to transformers under `ATTENTION_NAME`."""
+    AttentionInterface.register(ATTENTION_NAME, _attention_forward)
+
+
+def _attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
+    dcmodel_step: Step | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    if dcmodel_step is None or attention_mask is not None or position_bias is not None or is_causal is False:
+        raise NotImplementedError(f"{type(module).__name__} attends in a way that the slot store cannot.")
+    scores = Scores(
+        scaling=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
+        window=sliding_window or 0,
+        softcap=softcap or 0.0,
+        sinks=s_aux,
+    )
+    return dcmodel_step.attend(query[0], key[0], value[0], scores).unsqueeze(0), None
+
+
+@dataclass(slots=True)
+class ProbeStep:
+    """A forward of one token that only looks: what does each layer keep, and in which window?"""
+
+    shapes: list[LayerShape] = field(default_factory=list)
+    windows: list[int] = field(default_factory=list)
+    devices: set[torch.device] = field(default_factory=set)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
+        self.shapes.append(LayerShape(key.shape[0], key.shape[-1], value.shape[-1], key.dtype))
+        self.windows.append(scores.window)
+        self.devices.add(key.device)
+        return value.repeat_interleave(query.shape[0] // value.shape[0], dim=0).transpose(0, 1)
+
+
+class SlotStep:
+    """Executes a `StepPlan`, layer by layer."""
+
+    def __init__(self, plan: StepPlan, num_layers: int) -> None:
+        self._plan = plan
+        self._layers = num_layers
+        self._layer = 0
+        self._chunk_masks: dict[tuple[int, int, int, int], Tensor] = {}
+        self.is_finite = True
+        """Whether all keys and values of this forward are numbers (valid afterwards)."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
+        layer, self._layer = self._layer, self._layer + 1
+        plan = self._plan
+        queries, keys, values = query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
+        for write in plan.writes:
+            cells = (write.slots, write.positions)
+            write.segment.key_cells[layer].index_put_(cells, keys[write.rows])
+            write.segment.value_cells[layer].index_put_(cells, values[write.rows])
+        if self._layer == self._layers:
+            # A NaN of any earlier layer has reached this one through the residual stream.
+            self.is_finite = bool(values.sum(dtype=torch.float32).isfinite())
+        if len(plan.groups) == 1 and not plan.chunks and plan.groups[0].kept is None:
+            group = plan.groups[0]
+            if isinstance(group.rows, slice):
+                return _attend_group(group, layer, queries, scores)
+        context = query.new_empty((queries.shape[0], queries.shape[1], value.shape[-1]))
+        for group in plan.groups:
+            attended = _attend_group(group, layer, queries[group.rows], scores)
+            if group.kept is None:
+                context[group.rows] = attended
+            else:
+                assert isinstance(group.rows, Tensor)
+                context[group.rows[group.kept]] = attended[group.kept]
+        for chunk in plan.chunks:
+            rows = slice(chunk.row, chunk.row + chunk.count)
+            context[rows] = self._attend_chunk(chunk, layer, query[:, rows], key[:, rows], value[:, rows], scores)
+        return context
+
+    def _attend_chunk(
+        self, chunk: PlacedSpan, layer: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores
+    ) -> Tensor:
+        """A long span: ``[heads, rows, dim]`` to ``[rows, query heads, value dim]``."""
+        slot_keys, slot_values = chunk.segment.keys[layer][chunk.slot], chunk.segment.values[layer][chunk.slot]
+        slot_keys[:, :, chunk.start : chunk.end].copy_(key.transpose(1, 2))
+        slot_values[:, chunk.start : chunk.end].copy_(value)
+        heads = key.shape[0]
+        query = query.unflatten(0, (heads, -1))
+        if not scores.is_plain:
+            return self._attend_chunk_blocks(chunk, query, slot_keys, slot_values, scores)
+        if chunk.start == 0 and (not scores.window or chunk.end <= scores.window):
+            context = F.scaled_dot_product_attention(
+                query,
+                key.unsqueeze(1).expand(-1, query.shape[1], -1, -1),
+                value.unsqueeze(1).expand(-1, query.shape[1], -1, -1),
+                is_causal=True,
+                scale=scores.scaling,
+            )
+        else:
+            low = max(0, chunk.start - scores.window + 1) if scores.window else 0
+            past_keys = slot_keys[:, :, low : chunk.end].transpose(1, 2).contiguous()
+            past_values = slot_values[:, low : chunk.end]
+            context = F.scaled_dot_product_attention(
+                query,
+                past_keys.unsqueeze(1).expand(-1, query.shape[1], -1, -1),
+                past_values.unsqueeze(1).expand(-1, query.shape[1], -1, -1),
+                attn_mask=self._chunk_mask(chunk, chunk.start, chunk.end, low, scores.window, query),
+                scale=scores.scaling,
+            )
+        return context.flatten(0, 1).transpose(0, 1)
+
+    def _attend_chunk_blocks(
+        self, chunk: PlacedSpan, query: Tensor, keys: Tensor, values: Tensor, scores: Scores
+    ) -> Tensor:
+        heads, shared, count, _ = query.shape
+        block = max(1, MAX_SCORES // (heads * shared * chunk.end))
+        parts = []
+        for first in range(0, count, block):
+            last = min(first + block, count)
+            start, end = chunk.start + first, chunk.start + last
+            low = max(0, start - scores.window + 1) if scores.window else 0
+            mask = self._chunk_mask(chunk, start, end, low, scores.window, query).repeat(shared, 1)
+            parts.append(
+                _attend(
+                    query[:, :, first:last].flatten(1, 2),
+                    keys[:, :, low:end],
+                    values[:, low:end],
+                    mask.unsqueeze(0),
+                    scores,
+                    heads=heads,
+                    sink_rows=(1, shared, last - first),
+                ).unflatten(1, (shared, last - first))
+            )
+        return torch.cat(parts, dim=2).flatten(0, 1).transpose(0, 1)
+
+    def _chunk_mask(
+        self, chunk: PlacedSpan, start: int, end: int, low: int, window: int, like: Tensor
+    ) -> Tensor:
+        """What to add to the scores of queries ``start .. end - 1`` over tokens ``low .. end - 1``."""
+        key = (chunk.index, start, end, window)
+        if key not in self._chunk_masks:
+            positions = torch.arange(start, end, device=like.device)
+            self._chunk_masks[key] = _additive_mask(positions, low, end, window, like.dtype)
+        return self._chunk_masks[key]
+
+
+def _attend_group(group: Group, layer: int, queries: Tensor, scores: Scores) -> Tensor:
+    """``[slots * width, query heads, dim]`` to ``[slots * width, query heads, value dim]``."""
+    slots, width = group.slots, group.width
+    heads = group.segment.keys[layer].shape[1]
+    shared = queries.shape[1] // heads
+    low, mask = _group_mask(group, scores.window, heads, shared, queries)
+    batch = slice(group.first * heads, (group.first + slots) * heads)
+    keys = group.segment.flat_keys[layer][batch, :, low : group.length]
+    values = group.segment.flat_values[layer][batch, low : group.length]
+    if width == 1:
+        packed = queries.reshape(slots * heads, shared, -1)
+        context = _attend(packed, keys, values, mask, scores, heads=heads, sink_rows=(slots, shared, 1))
+        return context.view(slots, heads * shared, -1)
+    # Query rows of a slot by (head within the group, row).
+    packed = queries.view(slots, width, heads, shared, -1).permute(0, 2, 3, 1, 4)
+    context = _attend(
+        packed.reshape(slots * heads, shared * width, -1),
+        keys,
+        values,
+        mask,
+        scores,
+        heads=heads,
+        sink_rows=(slots, shared, width),
+    )
+    context = context.view(slots, heads, shared, width, -1).permute(0, 3, 1, 2, 4)
+    return context.reshape(slots * width, heads * shared, -1)
+
+
+def _attend(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    scores: Scores,
+    *,
+    heads: int,
+    sink_rows: tuple[int, int, int],
+) -> Tensor:
+    """Batched attention: queries [b, rows, dim], keys [b, dim, length], values [b, length, value dim]."""
+    if scores.softcap:
+        weights = torch.bmm(queries, keys).mul_(scores.scaling / scores.softcap).tanh_().mul_(scores.softcap)
+        if mask is not None:
+            weights += mask
+    elif mask is None:
+        weights = torch.bmm(queries * scores.scaling, keys)
+    else:
+        weights = torch.baddbmm(mask, queries, keys, alpha=scores.scaling)
+    if scores.sinks is None:
+        return torch.bmm(torch.softmax(weights, dim=-1), values)
+    slots, shared, width = sink_rows
+    sinks = scores.sinks.to(weights.dtype).view(1, heads, shared, 1).expand(slots, heads, shared, width)
+    weights = torch.cat([weights, sinks.reshape(*weights.shape[:2], 1)], dim=-1)
+    return torch.bmm(torch.softmax(weights, dim=-1)[..., :-1], values)
+
+
+def _group_mask(
+    group: Group, window: int, heads: int, shared: int, like: Tensor
+) -> tuple[int, Tensor | None]:
+    """The first token that a group reads, and what to add to its scores (shared by all layers)."""
+    if window in group.masks:
+        return group.masks[window]
+    low = max(0, group.earliest - window + 1) if window else 0
+    mask: Tensor | None = None
+    # Where all queries are last in their slots, reading from `low` is all that the window asks.
+    if any(position != group.length - 1 for position in group.positions):
+        positions = torch.tensor(group.positions).to(like.device)
+        rows = _additive_mask(positions, low, group.length, window, like.dtype)
+        rows = rows.view(group.slots, 1, 1, group.width, -1)
+        if group.width == 1:
+            mask = rows.expand(-1, heads, -1, -1, -1).reshape(group.slots * heads, 1, -1)
+        else:
+            mask = rows.expand(-1, heads, shared, -1, -1).reshape(
+                group.slots * heads, shared * group.width, -1
+            )
+    group.masks[window] = (low, mask)
+    return group.masks[window]
+
+
+def _additive_mask(positions: Tensor, low: int, end: int, window: int, dtype: torch.dtype) -> Tensor:
+    """[positions, end - low]: 0 where a query may look, -inf elsewhere."""
+    tokens = torch.arange(low, end, device=positions.device)
+    hidden = tokens > positions[:, None]
+    if window:
+        hidden |= tokens <= positions[:, None] - window
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=positions.device)
+    return mask.masked_fill_(hidden, float("-inf"))

@@ -1,0 +1,50 @@
+"""Which backends the suite runs on, and what each test gets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import pytest_asyncio
+from conformance.backends import Case, fake_case, registered_case
+
+from dcmodel.model import DcModel
+
+DEFAULT_BACKENDS = ("fake", "transformers")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--backend")
+        names = [chosen] if chosen else DEFAULT_BACKENDS
+        metafunc.parametrize("case", names, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def case(request: pytest.FixtureRequest) -> Case:
+    name = request.param
+    if name == "fake":
+        return fake_case()
+    return registered_case(name, request.config.getoption("--model"))
+
+
+@pytest_asyncio.fixture
+async def open_model(case: Case) -> AsyncIterator[Callable[..., DcModel]]:
+    """Opens models with options and closes them after the test."""
+    opened: list[DcModel] = []
+
+    def open_one(**options: int) -> DcModel:
+        missing = set(options) - case.options
+        if missing:
+            pytest.skip(f"{case.name} has no option {sorted(missing)}")
+        opened.append(case.open(**options))
+        return opened[-1]
+
+    yield open_one
+    for model in opened:
+        await model.aclose()
+
+
+@pytest.fixture
+def model(open_model: Callable[..., DcModel]) -> DcModel:
+    return open_model()

@@ -1,0 +1,31 @@
+"""A byte-level BPE tokenizer trained on a few lines: 256 bytes, some merges, bos and eos."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from dctokenizers import Tokenizer, from_huggingface
+
+TEXT = """The quick brown fox jumps over the lazy dog. yes no maybe true false null
+{"name": "Mira", "age": 34, "city": "Velden", "tags": ["a", "b"], "ok": true}
+0 1 2 3 4 5 6 7 8 9 10 20 30 name age city positive negative neutral answer question
+""".splitlines()
+
+
+@cache
+def small_tokenizer(vocab_size: int = 384) -> Tokenizer:
+    """Ids 0 and 1 are ``<|bos|>`` and ``<|eos|>``."""
+    from tokenizers import Tokenizer as HFTokenizer
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    hf = HFTokenizer(models.BPE())
+    hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    hf.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|bos|>", "<|eos|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    hf.train_from_iterator(TEXT * 4, trainer)
+    return from_huggingface(hf).with_eos([1])
