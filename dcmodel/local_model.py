@@ -98,12 +98,10 @@ class LocalDcModel(DcModel):
     def _sequence(self, request: GenerateRequest) -> Sequence:
         limit = len(request.prompt_ids) + request.max_tokens
         constraint = request.constraint
-        matcher = None
-        if constraint is not None:
-            matcher = self._constraints.get(constraint, self.tokenizer).matcher()
-        stop = (
-            Stop(request.stop, include=request.include_stop).matcher(self.tokenizer) if request.stop else None
-        )
+        matcher = None if constraint is None else self._constraints.get(constraint, self.tokenizer).matcher()
+        stop = None
+        if request.stop:
+            stop = Stop(request.stop, include=request.include_stop).compile(self.tokenizer).matcher()
         return Sequence(
             request.prompt_ids,
             sampling=request.sampling,

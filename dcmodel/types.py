@@ -9,10 +9,12 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
+from dcmodel.checks import check_integer, check_number
 from dcmodel.constraint import Constraint
 from dcmodel.errors import InvalidRequestError
 
 EMPTY_BIAS: Mapping[int, float] = MappingProxyType({})
+MAX_TOP_LOGPROBS = 1000
 
 
 class FinishReason(StrEnum):
@@ -47,7 +49,7 @@ class SamplingParams:
     """Subtracted once from the logits of tokens that are in the output."""
     frequency_penalty: float = 0.0
     """Subtracted per occurrence in the output."""
-    logit_bias: Mapping[int, float] = EMPTY_BIAS
+    logit_bias: Mapping[int, float] = field(default_factory=lambda: EMPTY_BIAS)
     """Added to the logits of these token ids."""
     seed: int | None = None
     """With a seed the same request gives the same tokens, whatever else runs beside it."""
@@ -119,9 +121,6 @@ class ScoreRequest:
                 "there is nothing to score.", remedy="Give continuations of at least one token."
             )
         check_integer("top_logprobs", self.top_logprobs, low=0, high=MAX_TOP_LOGPROBS)
-
-
-MAX_TOP_LOGPROBS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,37 +252,3 @@ class ModelInfo:
     device: str = "cpu"
     dtype: str = ""
     details: Mapping[str, str] = field(default_factory=dict)
-
-
-def check_number(
-    name: str,
-    value: float,
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
-    open_low: bool = False,
-    remedy: str = "",
-) -> None:
-    """Raise `InvalidRequestError` unless `value` is a finite number in the range."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or value < low or value > high or (open_low and value == low):
-        raise InvalidRequestError(
-            f"{name} is {value!r}; it must be a {_range(low, high, open_low)}.", remedy=remedy
-        )
-
-
-def check_integer(name: str, value: int, *, low: int | None = None, high: int | None = None) -> None:
-    """Raise `InvalidRequestError` unless `value` is an integer in the range."""
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    if not is_integer or (low is not None and value < low) or (high is not None and value > high):
-        bounds = _range(-math.inf if low is None else low, math.inf if high is None else high, False)
-        raise InvalidRequestError(f"{name} is {value!r}; it must be a whole {bounds}.")
-
-
-def _range(low: float, high: float, open_low: bool) -> str:
-    parts = []
-    if low != -math.inf:
-        parts.append(f"{'above' if open_low else 'of at least'} {low:g}")
-    if high != math.inf:
-        parts.append(f"{'at most' if parts else 'of at most'} {high:g}")
-    return "number " + " and ".join(parts) if parts else "finite number"

@@ -54,7 +54,7 @@ class LLM:
         options = LoadOptions(
             device=settings.device,
             dtype=dtype or settings.dtype,
-            max_context=max_context or settings.max_context,
+            max_context=max_context if max_context is not None else settings.max_context,
             max_sequences=max_sequences,
             kv_tokens=kv_tokens,
             max_batch_tokens=max_batch_tokens,
@@ -360,7 +360,7 @@ class LLM:
     ) -> list[Scored] | list[list[Scored]]:
         model = await self._ready()
         items, is_batch = split_prompts(prompts)
-        lists = continuations_per_prompt(continuations, len(items))
+        lists = continuations_per_prompt(continuations, len(items), is_batch)
         jobs = [partial(score, model, *item) for item in zip(items, lists, strict=True)]
         return raise_first(await run_batch(jobs, progress=progress)) if is_batch else await jobs[0]()
 
@@ -374,6 +374,6 @@ class LLM:
         check_normalizer(normalizer)
         model = await self._ready()
         items, is_batch = split_prompts(prompts)
-        lists = continuations_per_prompt(options, len(items))
+        lists = continuations_per_prompt(options, len(items), is_batch)
         jobs = [partial(choose, model, *item, normalizer) for item in zip(items, lists, strict=True)]
         return raise_first(await run_batch(jobs, progress=progress)) if is_batch else await jobs[0]()

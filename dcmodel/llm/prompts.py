@@ -60,8 +60,8 @@ def scoring_request(tokenizer: Tokenizer, prompt: Prompt, continuations: Sequenc
 
 def check_texts(texts: Sequence[str]) -> None:
     """Raise `InvalidRequestError` unless these are one or more texts, none of them empty."""
-    if isinstance(texts, str):
-        raise InvalidRequestError(f"{texts!r} is one string.", remedy="Give a list of texts, if only of one.")
+    if isinstance(texts, str) or not hasattr(texts, "__len__"):
+        raise InvalidRequestError(f"{texts!r} is no list.", remedy="Give a list of texts, if only of one.")
     if not len(texts):
         raise InvalidRequestError("there is nothing to score.", remedy="Give at least one text.")
     for text in texts:
@@ -71,10 +71,10 @@ def check_texts(texts: Sequence[str]) -> None:
             )
 
 
-def continuations_per_prompt(continuations: Continuations, count: int) -> list[Sequence[str]]:
-    """One list for each of `count` prompts: the same for all, or as given."""
-    items: list[Any] = [continuations] if isinstance(continuations, str) else list(continuations)
-    if not items or isinstance(continuations, str) or isinstance(items[0], str):
+def continuations_per_prompt(continuations: Continuations, count: int, is_batch: bool) -> list[Sequence[str]]:
+    """One list for each of `count` prompts: the same for all or, in a batch, as given."""
+    items: list[Any] = list(continuations)
+    if not is_batch or not items or isinstance(continuations, str) or isinstance(items[0], str):
         return [cast(Sequence[str], continuations)] * count
     if len(items) != count:
         raise InvalidRequestError(

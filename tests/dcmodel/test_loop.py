@@ -24,6 +24,15 @@ def test_a_coroutine_runs_and_its_result_or_error_comes_back():
         run(plus_one("x"))
 
 
+def test_a_coroutine_that_exits_does_not_end_the_loop():
+    async def leave():
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        run(leave())
+    assert run(plus_one(1)) == 2
+
+
 def test_it_works_from_many_threads_at_once():
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda value: run(plus_one(value)), range(100))) == list(range(1, 101))
@@ -50,7 +59,8 @@ def test_an_interrupt_cancels_the_coroutine_and_lets_it_clean_up():
         finally:
             cleaned.set()
 
-    threading.Timer(0.2, lambda: signal.raise_signal(signal.SIGINT)).start()
+    main = threading.main_thread().ident
+    threading.Timer(0.2, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run(forever())

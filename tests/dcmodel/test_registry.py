@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from fakes.scripted_model import ScriptedModel
 
 from dcmodel.backend import Backend, LoadOptions
 from dcmodel.env import Settings
@@ -14,7 +16,6 @@ from dcmodel.errors import (
     SetupError,
 )
 from dcmodel.registry import EMBEDDED, Registry, installed_version, pip_line
-from fakes.scripted_model import ScriptedModel
 
 
 class Plain(Backend):
@@ -24,7 +25,7 @@ class Plain(Backend):
     summary = "checkpoints"
     extra = "transformers"
     distributions = ("torch", "transformers")
-    guarantees = {"masks": "exact"}
+    guarantees: ClassVar = {"masks": "exact"}
 
     def __init__(self):
         self.loaded = []
@@ -78,22 +79,6 @@ def registry(*, installed=EVERYTHING, engines=(("transformers", "PLAIN"),), embe
         version_of=installed.get,
         has_accelerator=lambda: device,
     )
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    """Entry points load from this very module, which pytest imports under a name of its own."""
-    import sys
-
-    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or _this_module())
-
-
-def _this_module():
-    import types
-
-    module = types.ModuleType(__name__)
-    module.__dict__.update(globals())
-    return module
 
 
 ALL = (("transformers", "PLAIN"), ("suffix", "SUFFIX"), ("vllm", "FAST"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,28 +36,20 @@ def load(source: str | Path) -> Tokenizer:
     return _load_from_hub(source)
 
 
-def _load_file(path: Path) -> Tokenizer:
-    suffixes = path.suffixes[-2:]
-    readers: dict[str, Callable[[Path], Tokenizer]] = {
-        ".gguf": from_gguf,
-        ".tiktoken": from_tiktoken,
-        ".model": from_sentencepiece,
-        ".json": _load_json,
-    }
-    for suffix, reader in readers.items():
-        if suffixes[-1:] == [suffix] or suffixes == [suffix, ".gz"]:
-            return reader(path)
+def _load_file(path: Path, *, name: str | None = None) -> Tokenizer:
+    if path.name.endswith((".tiktoken", ".tiktoken.gz")):
+        return from_tiktoken(path, name=name)
+    if path.suffix == ".gguf":
+        return from_gguf(path, name=name)
+    if path.suffix == ".model":
+        return from_sentencepiece(path, name=name)
+    if path.suffix == ".json" and path.name.startswith("tekken"):
+        return from_tekken(path, name=name)
+    if path.suffix == ".json":
+        config, generation = (_config(path.with_name(file)) for file in _CONFIGS)
+        return from_huggingface(path, config=config, generation_config=generation, name=name)
     raise TokenizerError(
-        f"{path} has none of the endings that can be read: {', '.join(readers)} (.tiktoken.gz as well)."
-    )
-
-
-def _load_json(path: Path) -> Tokenizer:
-    if path.name.startswith("tekken"):
-        return from_tekken(path)
-    configs = {name: _config(path.with_name(name)) for name in _CONFIGS}
-    return from_huggingface(
-        path, config=configs["tokenizer_config.json"], generation_config=configs["generation_config.json"]
+        f"{path} is of no form that can be read: .json, .model, .gguf, .tiktoken or .tiktoken.gz."
     )
 
 
@@ -69,27 +60,21 @@ def _config(path: Path) -> dict[str, Any]:
 def _load_folder(folder: Path, *, name: str) -> Tokenizer:
     for file in _FILES:
         if (folder / file).is_file():
-            tokenizer = _load_file(folder / file)
-            break
-    else:
-        found = [
-            path for pattern in ("*.gguf", "*.tiktoken", "*.tiktoken.gz") for path in folder.glob(pattern)
-        ]
-        if len(found) == 1:
-            return _load_file(found[0])
-        if any((folder / file).is_file() for file in _OTHER_FORMS):
-            return _load_with_transformers(folder)
-        raise TokenizerError(
-            f"{folder} has no tokenizer. Wanted: {', '.join(_FILES)}, or one .gguf or .tiktoken file."
-        )
-    tokenizer.name = name
-    return tokenizer
+            return _load_file(folder / file, name=name)
+    found = [*folder.glob("*.gguf"), *folder.glob("*.tiktoken"), *folder.glob("*.tiktoken.gz")]
+    if len(found) == 1:
+        return _load_file(found[0], name=name)
+    if any((folder / file).is_file() for file in _OTHER_FORMS):
+        return _load_with_transformers(folder, name=name)
+    raise TokenizerError(
+        f"{folder} has no tokenizer. Wanted: {', '.join(_FILES)}, or one .gguf or .tiktoken file."
+    )
 
 
-def _load_with_transformers(folder: Path) -> Tokenizer:
+def _load_with_transformers(folder: Path, *, name: str) -> Tokenizer:
     library = require("transformers", extra="transformers", purpose=f"Converting the tokenizer in {folder}")
     try:
-        return from_huggingface(library.AutoTokenizer.from_pretrained(str(folder)), name=str(folder))
+        return from_huggingface(library.AutoTokenizer.from_pretrained(str(folder)), name=name)
     except (OSError, ValueError, KeyError) as error:
         raise TokenizerError(f"The tokenizer in {folder} cannot be converted: {error}.") from error
 

@@ -96,14 +96,8 @@ class Tokenizer:
         `prefix_space` adds the dummy space of families that have one. Raises `TokenizerError` for
         lone surrogates, and for characters that the vocabulary would silently drop.
         """
-        _check_text(text)
-        encode = self._codec.encode_start if prefix_space else self._codec.encode
-        token_ids = encode(text, parse_special=parse_special)
-        if not parse_special and not self.special_token_ids.isdisjoint(token_ids):
-            token_ids = self._spell_out_special(token_ids)
-        if self._codec.drops_unknown and not parse_special:
-            self._check_complete(text, token_ids)
-        return token_ids
+        at_start = prefix_space and self._codec.has_prefix
+        return self._encode(text, parse_special=parse_special, at_start=at_start)
 
     def encode_prompt(self, text: str, *, parse_special: bool = False) -> list[int]:
         """Ids of `text` as the model expects them at the start of its input.
@@ -111,7 +105,7 @@ class Tokenizer:
         That is: BOS (once, even if a parsed text brings it), the dummy space, and the family's whole
         normalisation.
         """
-        token_ids = self.encode(text, parse_special=parse_special, prefix_space=True)
+        token_ids = self._encode(text, parse_special=parse_special, at_start=True)
         start = list(self._prompt_token_ids)
         return token_ids if token_ids[: len(start)] == start else start + token_ids
 
@@ -171,6 +165,18 @@ class Tokenizer:
         )
         twin._ll_tokenizers = self._ll_tokenizers
         return twin
+
+    def _encode(self, text: str, *, parse_special: bool, at_start: bool) -> list[int]:
+        _check_text(text)
+        encode = self._codec.encode_start if at_start else self._codec.encode
+        token_ids = encode(text, parse_special=parse_special)
+        if parse_special:
+            return token_ids
+        if not self.special_token_ids.isdisjoint(token_ids):
+            token_ids = self._spell_out_special(token_ids)
+        if self._codec.drops_unknown:
+            self._check_complete(text, token_ids)
+        return token_ids
 
     def _spell_out_special(self, token_ids: list[int]) -> list[int]:
         """Replace special tokens that the family found in plain text by tokens of their letters."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dctokenizers.byte_level import piece_bytes
-from dctokenizers.errors import TokenizerError, require
+from dctokenizers.errors import TokenizerError
+from dctokenizers.families.gguf_file import read_metadata
 from dctokenizers.families.gguf_pre import PRE_TOKENIZERS
 from dctokenizers.families.hf_codec import HuggingFaceCodec
 from dctokenizers.probe import check
@@ -92,19 +93,7 @@ def from_gguf(path: str | Path, *, name: str | None = None) -> Tokenizer:
 
 
 def _read(path: Path) -> GGUFVocabulary:
-    library = require("gguf", extra="gguf", purpose=f"Reading {path}")
-    if not path.is_file():
-        raise TokenizerError(f"There is no file {path}.")
-    try:
-        reader = library.GGUFReader(path)
-    except ValueError as error:
-        raise TokenizerError(f"{path} is not a GGUF file: {error}.") from error
-    prefix = "tokenizer.ggml."
-    found = {
-        key.removeprefix(prefix): field.contents()
-        for key, field in reader.fields.items()
-        if key.startswith(prefix)
-    }
+    found = read_metadata(path, prefix="tokenizer.ggml.")
     if "model" not in found or "tokens" not in found:
         raise TokenizerError(f"{path} has no vocabulary.")
     pieces = found.pop("tokens")

@@ -112,12 +112,8 @@ class HuggingFaceCodec(Codec):
         if not parse_special and not prompt:
             added = [token if token.special else _without_strips(AddedToken, token) for token in added]
         variant.add_tokens(added)
-        if list(variant.get_added_tokens_decoder()) != list(self._added) and set(
-            variant.get_added_tokens_decoder()
-        ) != set(self._added):
-            raise TokenizerError(
-                "The added tokens do not keep their ids; the tokenizer.json contradicts itself."
-            )
+        if variant.get_added_tokens_decoder().keys() != self._added.keys():
+            raise TokenizerError("The added tokens do not keep their ids; this tokenizer contradicts itself.")
         variant.encode_special_tokens = not parse_special
         return variant
 
@@ -128,10 +124,13 @@ class HuggingFaceCodec(Codec):
         return falls_back and self.pipeline.byte_fallback and found == 256
 
     def _awkward_text(self) -> re.Pattern[str] | None:
-        """Where a piece would be found in text whose bytes are not those of the text."""
+        """Where pieces would be found in text that they do not spell: ▁ is a space, <0x0A> a byte."""
         if self.pipeline.spelling is Spelling.BYTE_LEVEL:
             return None
-        return re.compile(f"({re.escape(self.pipeline.space)}+)|(?<=<)(?=0x)")
+        marks = f"({re.escape(self.pipeline.space)}+)"
+        if _is_bpe(self._own.model) and not self._own.model.ignore_merges:
+            return re.compile(marks)
+        return re.compile(marks + "|(?<=<)(?=0x[0-9A-Fa-f]{2}>)")
 
     def _encode_around(self, first: tokenizers.Tokenizer, text: str) -> list[int]:
         assert self._awkward is not None

@@ -1,0 +1,1 @@
+"""A script per claim; see README.md. Not packaged."""

@@ -1,0 +1,164 @@
+"""JSON text that is valid under a schema."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Hashable, Mapping
+from decimal import Decimal
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
+
+from dctokenizers import Tokenizer
+from llguidance import LLMatcher
+
+from dcmodel.constraint import CompiledConstraint, Constraint
+from dcmodel.constraints.llg import NO_FORCING, LlgCompiled, build_engine, engine_error
+from dcmodel.errors import (
+    ConstraintRuntimeError,
+    InvalidConstraintError,
+    UnsatisfiableConstraintError,
+    UnsupportedConstraintError,
+)
+
+Whitespace = Literal["spaced", "compact", "bounded", "flexible"]
+
+STYLES: dict[str, dict[str, Any]] = {
+    "spaced": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
+    "compact": {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"},
+    "bounded": {"whitespace_flexible": True, "whitespace_pattern": r"[ \n\t]{0,20}"},
+    "flexible": {"whitespace_flexible": True},
+}
+# What a schema itself says under "x-guidance" must not weaken the constraint.
+STRICT = {"lenient": False, "coerce_one_of": False}
+
+
+@runtime_checkable
+class JsonModel(Protocol):
+    """A class like pydantic's models."""
+
+    def model_json_schema(self) -> dict[str, Any]: ...
+
+    def model_validate_json(self, json_data: str) -> Any: ...
+
+
+class JsonSchema(Constraint):
+    """JSON valid under `schema`: a dict, a boolean, JSON text, or a class with `model_json_schema()`.
+
+    Properties come in the schema's order. `whitespace` says how the text is laid out:
+
+    - ``spaced``: ``{"a": 1, "b": [2, 3]}``, as `json.dumps` does. There is nothing to decide, so
+      most of it is forced.
+    - ``compact``: ``{"a":1,"b":[2,3]}``.
+    - ``bounded``: up to 20 spaces, tabs and newlines wherever JSON allows them.
+    - ``flexible``: any whitespace, without end. A model may fill its budget with it.
+    """
+
+    kind = "json_schema"
+
+    def __init__(self, schema: Mapping[str, Any] | bool | str | JsonModel, *, whitespace: Whitespace = "spaced") -> None:
+        if whitespace not in get_args(Whitespace):
+            raise InvalidConstraintError(
+                f"whitespace is {whitespace!r}.", remedy=f"It is one of {', '.join(get_args(Whitespace))}."
+            )
+        self.whitespace = whitespace
+        self.model: JsonModel | None = None
+        if isinstance(schema, str):
+            schema = _load(schema)
+        elif isinstance(schema, JsonModel):
+            self.model = schema
+            schema = schema.model_json_schema()
+        self._text = _dump(schema)
+
+    @property
+    def schema(self) -> Any:
+        """A copy of the schema as JSON values."""
+        return json.loads(self._text)
+
+    @property
+    def key(self) -> Hashable:
+        return (self.kind, self._text, self.whitespace)
+
+    def compile(self, tokenizer: Tokenizer) -> CompiledConstraint:
+        if self._text == "false":
+            raise UnsatisfiableConstraintError("no JSON value is valid under the schema `false`.")
+        text = "{}" if self._text == "true" else self._text
+        try:
+            grammar = LLMatcher.grammar_from_json_schema(text, overrides=STYLES[self.whitespace] | STRICT)
+        except ValueError as error:
+            raise InvalidConstraintError(f"the JSON schema cannot be read: {error}.") from None
+        engine = build_engine(grammar, tokenizer)
+        if message := engine_error(engine):
+            raise _refusal(message)
+        return LlgCompiled(engine, tokenizer)
+
+    def to_dict(self) -> Mapping[str, Any]:
+        return {"kind": self.kind, "schema": self.schema, "whitespace": self.whitespace}
+
+    def parse(self, text: str) -> Any:
+        """The JSON value, or what the class makes of it.
+
+        Whole numbers too long for `int` become `Decimal`, numbers too large for `float` become
+        infinite. Raises `ConstraintRuntimeError` for a text that the class, or Python, refuses.
+        """
+        try:
+            if self.model is not None:
+                return self.model.model_validate_json(text)
+            return json.loads(text, parse_int=_parse_int)
+        except (ValueError, RecursionError) as error:
+            raise ConstraintRuntimeError(f"the JSON text cannot be made a value: {error}.") from error
+
+
+def _parse_int(digits: str) -> int | Decimal:
+    try:
+        return int(digits)
+    except ValueError:
+        return Decimal(digits)
+
+
+def _load(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidConstraintError(
+            f"the JSON schema is not JSON: {error.msg} at line {error.lineno} column {error.colno}.",
+            remedy="Give a dict, JSON text, or a pydantic model.",
+            position=error.pos,
+        ) from None
+
+
+def _dump(schema: Any) -> str:
+    if not isinstance(schema, Mapping | bool):
+        raise InvalidConstraintError(
+            f"a JSON schema is an object or a boolean, not {schema!r:.80}.",
+            remedy="Give a dict, JSON text, or a pydantic model.",
+        )
+    try:
+        return json.dumps(schema if isinstance(schema, bool) else dict(schema), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidConstraintError(
+            f"the JSON schema holds what JSON cannot: {error}.", remedy="Use JSON values only."
+        ) from None
+
+
+def _refusal(message: str) -> InvalidConstraintError:
+    """The typed error for the engine's refusal."""
+    remedy = "Leave it out of the schema and check the result, or say it otherwise."
+    if found := re.match(r'Unimplemented keys: \["([^"]*)"', message):
+        return _unsupported(found[1], f"the JSON schema uses `{found[1]}`", remedy)
+    if message.startswith("oneOf constraints"):
+        return _unsupported("oneOf", "the JSON schema uses `oneOf`", "Use `anyOf` where the cases exclude each other.")
+    if found := re.match(r"Unknown format: (.*)", message):
+        return _unsupported("format", f"the JSON schema uses the `format` {found[1]!r}", remedy)
+    if "not present in a registry" in message or message.startswith("Pointer "):
+        return _unsupported("$ref", f"the JSON schema has a `$ref` that leads nowhere ({message})", "Put it under $defs.")
+    if "not supported" in message:
+        keyword = "pattern" if "regex" in message else ""
+        return _unsupported(keyword, f"the JSON schema has a part without an exact mask ({message})", remedy)
+    if message.startswith("Unsatisfiable schema"):
+        reason = message.partition(": ")[2]
+        return UnsatisfiableConstraintError(f"no JSON value is valid under the schema: {reason}.")
+    return InvalidConstraintError(f"the JSON schema is wrong: {message}.")
+
+
+def _unsupported(keyword: str, what: str, remedy: str) -> UnsupportedConstraintError:
+    return UnsupportedConstraintError(f"{what}, which is not supported.", remedy=remedy, keyword=keyword)

@@ -1,0 +1,105 @@
+"""A text that matches a regular expression as a whole."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from dctokenizers import Tokenizer
+from llguidance import LLMatcher, regex_to_lark
+
+from dcmodel.constraint import CompiledConstraint, Constraint
+from dcmodel.constraints.forced_text import forced_text
+from dcmodel.constraints.llg import (
+    NO_FORCING,
+    LlgCompiled,
+    build_engine,
+    engine_error,
+    first_mask_error,
+    is_dead_end,
+)
+from dcmodel.constraints.regex_syntax import RegexSyntaxError, parse_regex
+from dcmodel.errors import InvalidConstraintError, UnsatisfiableConstraintError, UnsupportedConstraintError
+
+
+class Regex(Constraint):
+    """The whole text matches `pattern`, in the dialect of Rust's `regex` crate.
+
+    Characters are Unicode, `.` is anything but a newline (`(?s:.)` is all), quantifiers may be lazy
+    without effect, `^` and `$` change nothing at the ends. There is no look-around, no
+    back-reference, no word boundary and no verbose mode.
+    """
+
+    kind = "regex"
+
+    def __init__(self, pattern: str) -> None:
+        if not isinstance(pattern, str):
+            raise InvalidConstraintError(
+                f"the pattern is {pattern!r}.", remedy="Give it as text, of a compiled one its `.pattern`."
+            )
+        self.pattern = pattern
+
+    @property
+    def key(self) -> Hashable:
+        return (self.kind, self.pattern)
+
+    def compile(self, tokenizer: Tokenizer) -> CompiledConstraint:
+        forcing = _may_force(self.pattern)
+        grammar = LLMatcher.grammar_from_regex(self.pattern)
+        if not forcing:
+            grammar = _without_forcing(grammar)
+        engine = build_engine(grammar, tokenizer)
+        if message := engine_error(engine):
+            raise _refusal(self.pattern, message)
+        if (message := first_mask_error(engine, tokenizer)) and not is_dead_end(message):
+            raise InvalidConstraintError(
+                f"the regex is too complex: {message}.", remedy="Shorten it or its repeat counts."
+            )
+        if message:
+            raise UnsatisfiableConstraintError(f"no text matches the regex {self.pattern[:80]!r}.")
+        return LlgCompiled(engine, tokenizer, forcing=forcing)
+
+    def to_dict(self) -> Mapping[str, Any]:
+        return {"kind": self.kind, "pattern": self.pattern}
+
+
+def _may_force(pattern: str) -> bool:
+    """A loop in a single regex always has a way out, the end of the text; a long one may take for ever."""
+    try:
+        node = parse_regex(pattern)
+    except RegexSyntaxError:
+        return False
+    return forced_text(node).run <= 10_000
+
+
+def _without_forcing(grammar: str) -> str:
+    parts = json.loads(grammar)
+    parts["grammars"][0]["lark_grammar"] += f"\n{NO_FORCING}\n"
+    return json.dumps(parts)
+
+
+def _refusal(pattern: str, message: str) -> InvalidConstraintError:
+    reason = re.search(r"^error: (.*)$", message, re.MULTILINE)
+    if reason is None:
+        # `lookarounds not supported yet; Start in regex ...`: an anchor in the middle
+        short = message.partition("(in regex): ")[2].partition(" in regex")[0] or message
+        return UnsupportedConstraintError(
+            f"the regex {pattern[:80]!r} cannot be used: {short}.",
+            remedy="Anchors may only stand at the ends, where they change nothing.",
+        )
+    position = _position(pattern, message)
+    return InvalidConstraintError(
+        f"the regex {pattern[:80]!r} is malformed at position {position}: {reason[1]}.",
+        remedy="The dialect is that of Rust's `regex` crate.",
+        position=position,
+    )
+
+
+def _position(pattern: str, message: str) -> int:
+    """The offset in `pattern` of the caret in the engine's message, which shows an escaped form of it."""
+    marks = re.search(r"^ {4}( *)\^+$", message, re.MULTILINE)
+    column = len(marks[1]) if marks else 0
+    end = next((n for n in range(len(pattern) + 1) if len(regex_to_lark(pattern[:n], "")) > column), None)
+    return len(pattern) if end is None else end - 1
