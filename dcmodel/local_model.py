@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from dcmodel.backend import LoadedEngine
-from dcmodel.constraints import ConstraintCache, Stop
+from dcmodel.constraints import ConstraintCache, watch_stops
 from dcmodel.errors import ContextLengthError, DcModelError
 from dcmodel.local_stream import LocalStream
 from dcmodel.mask import check_token_ids
@@ -101,7 +101,7 @@ class LocalDcModel(DcModel):
         matcher = None if constraint is None else self._constraints.get(constraint, self.tokenizer).matcher()
         stop = None
         if request.stop:
-            stop = Stop(request.stop, include=request.include_stop).compile(self.tokenizer).matcher()
+            stop = watch_stops(request.stop, self.tokenizer, include=request.include_stop)
         return Sequence(
             request.prompt_ids,
             sampling=request.sampling,

@@ -35,6 +35,7 @@ class LocalStream(GenerateStream):
         self._sequence: Sequence | None = None
         self._error: DcModelError | None = None
         self._cancelled = False
+        self._is_streaming = False
         self._read = 0
         self._text = TextAssembler(tokenizer)
         self._parts: list[str] = []
@@ -46,6 +47,7 @@ class LocalStream(GenerateStream):
         sequence.loop = self._loop
         sequence.notify = self._news.set
         sequence.cancelled = self._cancelled
+        sequence.is_armed = self._is_streaming
         try:
             self._scheduler.submit([sequence])
         except DcModelError as error:
@@ -64,6 +66,7 @@ class LocalStream(GenerateStream):
                 if (error := self._failure()) is not None:
                     raise error
                 raise StopAsyncIteration
+            self._is_streaming = True
             if self._sequence is not None:
                 self._sequence.is_armed = True
             self._news.clear()

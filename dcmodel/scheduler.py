@@ -115,12 +115,12 @@ class Scheduler:
 
     def step(self) -> None:
         """One forward for everything that can go on."""
-        self._retire()
+        finished = self._retire()
         batch, active = self._plan()
         if active:
             for sequence, error in self._step.run(batch, active):
                 sequence.error = error
-        finished = self._retire()
+        finished += self._retire()
         notify_loops([*(sequence for sequence in active if sequence.is_armed), *finished])
 
     def _plan(self) -> tuple[GenerateBatch, list[Sequence]]:
@@ -191,10 +191,9 @@ class Scheduler:
         dropped = [sequence for sequence in self._waiting if sequence.is_complete]
         if dropped:
             self._waiting = deque(sequence for sequence in self._waiting if not sequence.is_complete)
-        for sequence in (*finished, *dropped):
+        finished += dropped
+        for sequence in finished:
             sequence.status = Status.FINISHED
-        if dropped:
-            notify_loops(dropped)
         return finished
 
 

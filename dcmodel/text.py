@@ -19,7 +19,8 @@ class TextAssembler:
     def push(self, token_id: int, releasable: int | None) -> str:
         """The text that this token adds, given that only the first `releasable` bytes may be shown
         (None: all). Special tokens add nothing."""
-        if token_id not in self._tokenizer.special_token_ids:
+        is_text = token_id < self._tokenizer.vocab_size and token_id not in self._tokenizer.special_token_ids
+        if is_text:  # a model's rows may go past its vocabulary
             self._held += self._tokenizer.token_bytes(token_id)
         return self._release(releasable, final=False)
 

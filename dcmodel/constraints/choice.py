@@ -6,11 +6,10 @@ import json
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from dctokenizers import Tokenizer
-
 from dcmodel.constraint import CompiledConstraint, Constraint
 from dcmodel.constraints.llg import NO_FORCING, LlgCompiled, build_engine, engine_error
 from dcmodel.errors import InvalidConstraintError
+from dctokenizers import Tokenizer
 
 MAX_FORCED_CHARACTERS = 10_000
 

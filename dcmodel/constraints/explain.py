@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from dctokenizers import Tokenizer
 
 from dcmodel.constraint import Explanation, Matcher
 from dcmodel.errors import DeadEndError
 from dcmodel.mask import mask_words, row_allows, row_to_ids
+from dctokenizers import Tokenizer
 
 MAX_EXPECTED = 8
 MAX_TEXT_SHOWN = 60
@@ -24,7 +24,9 @@ def explain_from_mask(
     `detail` is what the kind itself knows about a refusal, added to the reason.
     """
     if not 0 <= token_id < tokenizer.vocab_size:
-        return Explanation(token_id, False, f"{token_id} is outside the vocabulary of {tokenizer.vocab_size}.")
+        return Explanation(
+            token_id, False, f"{token_id} is outside the vocabulary of {tokenizer.vocab_size}."
+        )
     row = np.zeros(mask_words(tokenizer.vocab_size), dtype=np.int32)
     name = token_name(tokenizer, token_id)
     so_far = f"the text so far is {show(text, tail=True)}"
@@ -44,11 +46,12 @@ def expected_texts(tokenizer: Tokenizer, allowed: list[int]) -> tuple[str, ...]:
     step = -(-len(allowed) // MAX_TOKENS_READ) or 1
     longest: dict[str, str] = {}
     for token_id in allowed[::step]:
-        if token_id in tokenizer.special_token_ids or token_id in tokenizer.eos_token_ids:
+        if token_id in tokenizer.eos_token_ids:
             continue
         text = tokenizer.token_bytes(token_id).decode("utf-8", errors="replace")
-        if len(text) > len(longest.get(text[:1], "")):
-            longest[text[:1]] = text
+        key = text if token_id in tokenizer.special_token_ids else text[:1]
+        if len(text) > len(longest.get(key, "")):
+            longest[key] = text
     texts = [repr(text) for text in longest.values()]
     if any(token_id in tokenizer.eos_token_ids for token_id in allowed):
         texts.insert(0, "the end")

@@ -6,30 +6,34 @@ import json
 import re
 from collections.abc import Hashable, Mapping
 from decimal import Decimal
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
-from dctokenizers import Tokenizer
 from llguidance import LLMatcher
 
 from dcmodel.constraint import CompiledConstraint, Constraint
-from dcmodel.constraints.llg import NO_FORCING, LlgCompiled, build_engine, engine_error
+from dcmodel.constraints.llg import LlgCompiled, build_engine, engine_error
+from dcmodel.constraints.schema_rewrite import rewrite_schema
 from dcmodel.errors import (
     ConstraintRuntimeError,
     InvalidConstraintError,
     UnsatisfiableConstraintError,
     UnsupportedConstraintError,
 )
+from dctokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
 
 Whitespace = Literal["spaced", "compact", "bounded", "flexible"]
 
-STYLES: dict[str, dict[str, Any]] = {
+STYLES: dict[str, JsonCompileOptions] = {
     "spaced": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
     "compact": {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"},
     "bounded": {"whitespace_flexible": True, "whitespace_pattern": r"[ \n\t]{0,20}"},
     "flexible": {"whitespace_flexible": True},
 }
-# What a schema itself says under "x-guidance" must not weaken the constraint.
-STRICT = {"lenient": False, "coerce_one_of": False}
+# Without \u escapes: the engine accepts a key that is spelled with them under any schema.
+STRICT: JsonCompileOptions = {"lenient": False, "coerce_one_of": False, "json_allowed_escapes": 'nrbtf\\"'}
 
 
 @runtime_checkable
@@ -55,7 +59,9 @@ class JsonSchema(Constraint):
 
     kind = "json_schema"
 
-    def __init__(self, schema: Mapping[str, Any] | bool | str | JsonModel, *, whitespace: Whitespace = "spaced") -> None:
+    def __init__(
+        self, schema: Mapping[str, Any] | bool | str | JsonModel, *, whitespace: Whitespace = "spaced"
+    ) -> None:
         if whitespace not in get_args(Whitespace):
             raise InvalidConstraintError(
                 f"whitespace is {whitespace!r}.", remedy=f"It is one of {', '.join(get_args(Whitespace))}."
@@ -81,9 +87,11 @@ class JsonSchema(Constraint):
     def compile(self, tokenizer: Tokenizer) -> CompiledConstraint:
         if self._text == "false":
             raise UnsatisfiableConstraintError("no JSON value is valid under the schema `false`.")
-        text = "{}" if self._text == "true" else self._text
+        text = "{}" if self._text == "true" else json.dumps(rewrite_schema(self.schema))
         try:
-            grammar = LLMatcher.grammar_from_json_schema(text, overrides=STYLES[self.whitespace] | STRICT)
+            grammar = LLMatcher.grammar_from_json_schema(
+                text, overrides={**STYLES[self.whitespace], **STRICT}
+            )
         except ValueError as error:
             raise InvalidConstraintError(f"the JSON schema cannot be read: {error}.") from None
         engine = build_engine(grammar, tokenizer)
@@ -146,11 +154,20 @@ def _refusal(message: str) -> InvalidConstraintError:
     if found := re.match(r'Unimplemented keys: \["([^"]*)"', message):
         return _unsupported(found[1], f"the JSON schema uses `{found[1]}`", remedy)
     if message.startswith("oneOf constraints"):
-        return _unsupported("oneOf", "the JSON schema uses `oneOf`", "Use `anyOf` where the cases exclude each other.")
+        return _unsupported(
+            "oneOf", "the JSON schema uses `oneOf`", "Use `anyOf` where the cases exclude each other."
+        )
     if found := re.match(r"Unknown format: (.*)", message):
         return _unsupported("format", f"the JSON schema uses the `format` {found[1]!r}", remedy)
     if "not present in a registry" in message or message.startswith("Pointer "):
-        return _unsupported("$ref", f"the JSON schema has a `$ref` that leads nowhere ({message})", "Put it under $defs.")
+        return _unsupported(
+            "$ref", f"the JSON schema has a `$ref` that leads nowhere ({message})", "Put it under $defs."
+        )
+    if found := re.match(
+        r"patternProperty|min/maxProperties|Value for 'multipleOf'|invalid multiple", message
+    ):
+        keywords = {"p": "patternProperties", "m": "minProperties", "V": "multipleOf", "i": "multipleOf"}
+        return _unsupported(keywords[found[0][0]], f"the JSON schema cannot be used ({message})", remedy)
     if "not supported" in message:
         keyword = "pattern" if "regex" in message else ""
         return _unsupported(keyword, f"the JSON schema has a part without an exact mask ({message})", remedy)

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from dctokenizers import Tokenizer
 from llguidance import LLMatcher, LLParserLimits
 
 from dcmodel.constraint import CompiledConstraint, Explanation, MaskRow, Matcher
 from dcmodel.constraints.explain import explain_from_mask, join_bytes, show
+from dcmodel.constraints.plain import no_end_token
 from dcmodel.errors import ConstraintRuntimeError, DeadEndError
-from dcmodel.mask import mask_words, row_from_ids
+from dcmodel.mask import BITS, mask_words, row_from_ids
+from dctokenizers import Tokenizer
 
 # With the engine's own limits a valid text looks rejected when it is replayed without masks.
 LIMITS = LLParserLimits(initial_lexer_fuel=10**8, step_lexer_fuel=10**8)
@@ -58,6 +59,18 @@ class LlgCompiled(CompiledConstraint):
         self.eos_token_ids = frozenset(tokenizer.eos_token_ids)
         self.end_row = np.zeros(self.words, dtype=np.int32)
         row_from_ids(self.eos_token_ids, self.vocab_size, self.end_row)
+        # Where a vocabulary has no end, the engine was given a token that plays it.
+        self.stand_ins = () if self.eos_token_ids else tuple(tokenizer.ll_tokenizer().eos_tokens)
+        # The engine finds out that a match is complete when it has consumed a token, not before.
+        self.is_empty = engine.is_accepting() and self._allows_end_only()
+
+    def _allows_end_only(self) -> bool:
+        probe = self.engine.deep_copy()
+        row = np.zeros(self.words, dtype=np.int32)
+        probe.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
+        end_row = np.zeros_like(row)
+        row_from_ids(self.stand_ins or self.eos_token_ids, self.vocab_size, end_row)
+        return bool((row == end_row).all())
 
     def matcher(self) -> LlgMatcher:
         return LlgMatcher(self, self.engine.deep_copy(), [])
@@ -91,6 +104,8 @@ class LlgMatcher(Matcher):
             if self._engine.is_error():
                 raise self._recover()
             self._since_mask = 0
+            if self._compiled.stand_ins:
+                self._clear_stand_ins(row)
         if row.shape[0] > words:
             row[words:] = 0
 
@@ -128,7 +143,9 @@ class LlgMatcher(Matcher):
 
     @property
     def is_finished(self) -> bool:
-        return self._ends > 0 or (self._engine.is_stopped() and self._engine.is_accepting())
+        if self._ends or (self._engine.is_stopped() and self._engine.is_accepting()):
+            return True
+        return self._compiled.is_empty and not self._token_ids
 
     def fork(self) -> LlgMatcher:
         return LlgMatcher(self._compiled, self._engine.deep_copy(), self._token_ids.copy(), self._ends)
@@ -153,6 +170,13 @@ class LlgMatcher(Matcher):
             coming = join_bytes(tokenizer, forced)
             detail = f"The text {show(coming)} must come next, in its usual tokens."
         return explain_from_mask(self, tokenizer, token_id, text, detail=detail)
+
+    def _clear_stand_ins(self, row: MaskRow) -> None:
+        words = self._compiled.words
+        for token_id in self._compiled.stand_ins:
+            row[token_id // BITS] &= ~np.int32(1 << (token_id % BITS) if token_id % BITS < 31 else -(2**31))
+        if not row[:words].any():
+            raise no_end_token()
 
     def _consume(self, text: list[int]) -> int:
         taken = self._engine.try_consume_tokens(text)

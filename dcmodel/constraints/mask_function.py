@@ -6,13 +6,19 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from dctokenizers import Tokenizer
 from numpy.typing import NDArray
 
 from dcmodel.constraint import CompiledConstraint, Constraint, MaskRow
 from dcmodel.constraints.plain import PlainMatcher
-from dcmodel.errors import CapabilityError, ConstraintRuntimeError, DcModelError, DeadEndError, InvalidConstraintError
+from dcmodel.errors import (
+    CapabilityError,
+    ConstraintRuntimeError,
+    DcModelError,
+    DeadEndError,
+    InvalidConstraintError,
+)
 from dcmodel.mask import TokenMask, row_allows, row_to_ids
+from dctokenizers import Tokenizer
 
 Allowed = TokenMask | Iterable[int] | NDArray[np.bool_] | None
 AllowedTokens = Callable[[tuple[int, ...]], Allowed]
@@ -110,7 +116,7 @@ class MaskFunctionMatcher(PlainMatcher):
             return []
         bits = self._mask().bits
         words = np.flatnonzero(bits)
-        if words.size != 1 or int(bits[words[0]]).bit_count() != 1 and bits[words[0]] != -(2**31):
+        if words.size != 1 or (int(bits[words[0]]) & 0xFFFFFFFF).bit_count() != 1:
             return []
         (token_id,) = row_to_ids(bits, self._tokenizer.vocab_size).tolist()
         return [] if token_id in self._tokenizer.eos_token_ids else [token_id]

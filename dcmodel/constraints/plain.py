@@ -6,12 +6,12 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from dctokenizers import Tokenizer
 
 from dcmodel.constraint import Explanation, MaskRow, Matcher
 from dcmodel.constraints.explain import explain_from_mask, join_bytes
 from dcmodel.errors import DeadEndError
 from dcmodel.mask import mask_words, row_from_ids
+from dctokenizers import Tokenizer
 
 
 class PlainMatcher(Matcher):

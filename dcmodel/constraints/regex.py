@@ -7,7 +7,6 @@ import re
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from dctokenizers import Tokenizer
 from llguidance import LLMatcher, regex_to_lark
 
 from dcmodel.constraint import CompiledConstraint, Constraint
@@ -22,6 +21,7 @@ from dcmodel.constraints.llg import (
 )
 from dcmodel.constraints.regex_syntax import RegexSyntaxError, parse_regex
 from dcmodel.errors import InvalidConstraintError, UnsatisfiableConstraintError, UnsupportedConstraintError
+from dctokenizers import Tokenizer
 
 
 class Regex(Constraint):

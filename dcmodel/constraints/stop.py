@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from dctokenizers import Tokenizer
 
 from dcmodel.constraint import CompiledConstraint, Constraint, MaskRow
 from dcmodel.constraints.plain import PlainMatcher, no_end_token, row_of
 from dcmodel.errors import InvalidConstraintError
 from dcmodel.mask import clear_tail, mask_words
+from dctokenizers import Tokenizer
 
 
 class Stop(Constraint):
@@ -26,6 +26,8 @@ class Stop(Constraint):
     def __init__(self, strings: Iterable[str], include: bool = False) -> None:
         self.strings = (strings,) if isinstance(strings, str) else tuple(dict.fromkeys(strings))
         self.include = include
+        if not isinstance(include, bool):
+            raise InvalidConstraintError(f"include is {include!r:.40}.", remedy="Give true or false.")
         if not self.strings:
             raise InvalidConstraintError("there are no stop strings.", remedy="Give at least one.")
         for string in self.strings:
@@ -36,7 +38,7 @@ class Stop(Constraint):
         return (self.kind, self.strings, self.include)
 
     def compile(self, tokenizer: Tokenizer) -> CompiledConstraint:
-        return _CompiledStop(StopSearch(self.strings), tokenizer, self.include)
+        return CompiledStop(StopSearch(self.strings), tokenizer, self.include)
 
     def to_dict(self) -> Mapping[str, Any]:
         return {"kind": self.kind, "strings": list(self.strings), "include": self.include}
@@ -44,7 +46,9 @@ class Stop(Constraint):
 
 def _check_string(string: object) -> None:
     if not isinstance(string, str) or not string:
-        raise InvalidConstraintError(f"a stop string is {string!r:.40}.", remedy="Give texts, not empty ones.")
+        raise InvalidConstraintError(
+            f"a stop string is {string!r:.40}.", remedy="Give texts, not empty ones."
+        )
     try:
         string.encode()
     except UnicodeEncodeError as error:
@@ -80,15 +84,28 @@ class StopSearch:
         return 0
 
 
-class _CompiledStop(CompiledConstraint):
-    def __init__(self, search: StopSearch, tokenizer: Tokenizer, include: bool) -> None:
+def watch_stops(strings: Iterable[str], tokenizer: Tokenizer, *, include: bool = False) -> StopMatcher:
+    """A matcher that watches any tokens at all, special and end-of-sequence ones too, for stop strings.
+
+    It refuses tokens only after a match. Special tokens add nothing to the text.
+    """
+    return CompiledStop(StopSearch(Stop(strings).strings), tokenizer, include, any_token=True).matcher()
+
+
+class CompiledStop(CompiledConstraint):
+    """A `Stop` for one vocabulary."""
+
+    def __init__(
+        self, search: StopSearch, tokenizer: Tokenizer, include: bool, *, any_token: bool = False
+    ) -> None:
         self.search = search
         self.tokenizer = tokenizer
         self.include = include
-        special = tokenizer.special_token_ids.difference(tokenizer.eos_token_ids)
+        self.any_token = any_token
+        special = frozenset() if any_token else tokenizer.special_token_ids
         self.row = np.full(mask_words(tokenizer.vocab_size), -1, dtype=np.int32)
         clear_tail(self.row, tokenizer.vocab_size)
-        self.row &= ~row_of(special, tokenizer.vocab_size)
+        self.row &= ~row_of(special.difference(tokenizer.eos_token_ids), tokenizer.vocab_size)
 
     def matcher(self) -> StopMatcher:
         return StopMatcher(self)
@@ -99,7 +116,7 @@ class StopMatcher(PlainMatcher):
 
     __slots__ = ("_begin", "_compiled", "_end", "_lengths", "_matched", "_text")
 
-    def __init__(self, compiled: _CompiledStop) -> None:
+    def __init__(self, compiled: CompiledStop) -> None:
         super().__init__(compiled.tokenizer)
         self._compiled = compiled
         self._text = bytearray()
@@ -124,12 +141,35 @@ class StopMatcher(PlainMatcher):
         """How many of the last bytes may be the beginning of a stop string: a stream keeps them back."""
         return 0 if self._matched is not None else self._compiled.search.held(self._text)
 
+    @property
+    def length(self) -> int:
+        """How many bytes were generated."""
+        return len(self._text)
+
+    @property
+    def end(self) -> int:
+        """Where the text ends as things stand: at `cut`, or after all that was generated."""
+        cut = self.cut
+        return len(self._text) if cut is None else cut
+
+    def advance(self, token_ids: Sequence[int]) -> int:
+        if not self._compiled.any_token:
+            return super().advance(token_ids)
+        for taken, token_id in enumerate(token_ids):
+            if self._matched is not None:
+                return taken
+            self._token_ids.append(token_id)
+            self._pushed(token_id)
+        return len(token_ids)
+
     def _allows(self, token_id: int) -> bool:
         return self._matched is None and token_id not in self._tokenizer.special_token_ids
 
     def _pushed(self, token_id: int) -> None:
         before = len(self._text)
         self._lengths.append(before)
+        if token_id in self._tokenizer.special_token_ids:
+            return
         self._text += self._tokenizer.token_bytes(token_id)
         found = self._compiled.search.find(self._text, before)
         if found is not None:

@@ -6,12 +6,12 @@ from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from dctokenizers import Tokenizer
 
 from dcmodel.constraint import CompiledConstraint, Constraint, MaskRow
 from dcmodel.constraints.plain import PlainMatcher, no_end_token, row_of
 from dcmodel.errors import InvalidConstraintError
 from dcmodel.mask import check_token_ids
+from dctokenizers import Tokenizer
 
 MAX_FORCED = 64
 
@@ -32,6 +32,9 @@ class TokenSet(Constraint):
         self.max_count = max_count
         if not self.token_ids:
             raise InvalidConstraintError("the token set is empty.", remedy="Give at least one id.")
+        for count in (min_count, max_count):
+            if count is not None and type(count) is not int:
+                raise InvalidConstraintError(f"a count is {count!r:.40}.", remedy="Give a whole number.")
         if min_count < 0 or (max_count is not None and max_count < max(min_count, 1)):
             raise InvalidConstraintError(
                 f"no number of tokens is at least {min_count} and at most {max_count}.",
@@ -65,7 +68,9 @@ class TokenSet(Constraint):
 
 def _checked(token_id: object) -> int:
     if not isinstance(token_id, int | np.integer) or isinstance(token_id, bool) or token_id < 0:
-        raise InvalidConstraintError(f"{token_id!r:.40} is no token id.", remedy="Ids are whole numbers from 0.")
+        raise InvalidConstraintError(
+            f"{token_id!r:.40} is no token id.", remedy="Ids are whole numbers from 0."
+        )
     return int(token_id)
 
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, Unpack, overload
 
 from dcmodel.backend import LoadOptions
+from dcmodel.checks import check_integer
 from dcmodel.env import Settings
 from dcmodel.errors import InvalidRequestError, ModelClosedError
 from dcmodel.llm.batches import raise_first, run_batch
@@ -23,7 +24,7 @@ from dcmodel.llm.tasks import choose, complete, score, start
 from dcmodel.loop import background_loop, run
 from dcmodel.model import DcModel, GenerateStream
 from dcmodel.registry import EMBEDDED, Registry
-from dcmodel.types import Completion, GenerateRequest, ModelInfo, check_integer
+from dcmodel.types import Completion, GenerateRequest, ModelInfo
 from dctokenizers import Tokenizer
 
 

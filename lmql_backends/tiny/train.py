@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
+import json
 import math
 import os
 import sys
@@ -24,6 +25,7 @@ from lmql_backends.tiny import MODEL_DIR
 from lmql_backends.tiny.corpus import documents
 from lmql_backends.tiny.corpus.vocabulary import word_texts
 from lmql_backends.tiny.data import batches
+from lmql_backends.tiny.evaluate import evaluate, store
 from lmql_backends.tiny.tokenizer import save_tokenizer, special_ids, train_tokenizer
 
 VOCAB_SIZE = 3072
@@ -57,6 +59,12 @@ class Plan:
             return (step + 1) / warm_up
         progress = (step - warm_up) / max(1, self.steps - warm_up)
         return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def corpus_tokenizer(seed: int) -> Tokenizer:
+    """The tokenizer learned from the first documents of the corpus."""
+    sample = (document.text for document in itertools.islice(documents(seed), _TOKENIZER_DOCUMENTS))
+    return train_tokenizer(itertools.chain(sample, word_texts()), VOCAB_SIZE)
 
 
 def build_model(bos: int, eos: int, pad: int) -> LlamaForCausalLM:
@@ -130,18 +138,33 @@ def train(model: LlamaForCausalLM, plan: Plan, tokenizer: Tokenizer, checkpoint:
     return sum(recent) / len(recent)
 
 
+def save_model(model: LlamaForCausalLM, directory: Path) -> None:
+    """Write the weights in half precision; the configuration asks for them to be loaded in single."""
+    half = copy.deepcopy(model)
+    nn.Module.to(half, "cpu", torch.float16)
+    half.save_pretrained(directory)
+    # Hugging Face writes the weights readable by their owner only.
+    (directory / "model.safetensors").chmod(0o644)
+    path = directory / "config.json"
+    configuration = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**configuration, "dtype": "float32"}, indent=2) + "\n", encoding="utf-8")
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--out", type=Path, default=MODEL_DIR, help="directory of the model (default: %(default)s)"
     )
-    parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--steps", type=int, default=3200)
     parser.add_argument("--tokens-per-step", type=int, default=3072)
     parser.add_argument("--save-every", type=int, default=0, help="steps between checkpoints (default: none)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--threads", type=int, default=min(2, os.cpu_count() or 1), help="CPU threads of torch"
+    )
+    parser.add_argument(
+        "--held-out", type=int, default=400, help="held-out items per figure; 0 measures nothing"
     )
     options = parser.parse_args(arguments)
 
@@ -158,24 +181,32 @@ def main(arguments: list[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
 
-    sample = (document.text for document in itertools.islice(documents(options.seed), _TOKENIZER_DOCUMENTS))
-    tokenizer = train_tokenizer(itertools.chain(sample, word_texts()), VOCAB_SIZE)
+    tokenizer = corpus_tokenizer(options.seed)
     save_tokenizer(tokenizer, options.out, MAX_LENGTH)
     model = build_model(*special_ids(tokenizer))
 
     def save() -> None:
-        half = copy.deepcopy(model)
-        nn.Module.to(half, "cpu", torch.bfloat16)
-        half.save_pretrained(options.out)
+        save_model(model, options.out)
 
     loss = train(model, plan, tokenizer, save)
     save()
 
-    minutes = (time.perf_counter() - started) / 60
-    tokens = options.steps * options.tokens_per_step
-    sys.stdout.write(
-        f"{tokens / 1e6:.1f} M tokens in {minutes:.1f} minutes, loss {loss:.4f}: {options.out}\n"
+    store(
+        options.out,
+        training={
+            "steps": plan.steps,
+            "tokens": plan.steps * plan.tokens_per_step,
+            "seed": options.seed,
+            "loss_of_last_steps": round(loss, 4),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "minutes": round((time.perf_counter() - started) / 60, 1),
+            "device": options.device,
+            "threads": options.threads,
+            "torch": torch.__version__,
+        },
     )
+    if options.held_out:
+        evaluate(options.out, options.held_out)
     return 0
 
 

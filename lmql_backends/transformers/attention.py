@@ -126,14 +126,19 @@ class SlotStep:
                 context[group.rows[group.kept]] = attended[group.kept]
         for chunk in plan.chunks:
             rows = slice(chunk.row, chunk.row + chunk.count)
-            context[rows] = self._attend_chunk(chunk, layer, query[:, rows], key[:, rows], value[:, rows], scores)
+            context[rows] = self._attend_chunk(
+                chunk, layer, query[:, rows], key[:, rows], value[:, rows], scores
+            )
         return context
 
     def _attend_chunk(
         self, chunk: PlacedSpan, layer: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores
     ) -> Tensor:
         """A long span: ``[heads, rows, dim]`` to ``[rows, query heads, value dim]``."""
-        slot_keys, slot_values = chunk.segment.keys[layer][chunk.slot], chunk.segment.values[layer][chunk.slot]
+        slot_keys, slot_values = (
+            chunk.segment.keys[layer][chunk.slot],
+            chunk.segment.values[layer][chunk.slot],
+        )
         slot_keys[:, :, chunk.start : chunk.end].copy_(key.transpose(1, 2))
         slot_values[:, chunk.start : chunk.end].copy_(value)
         heads = key.shape[0]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-
 import torch
 from transformers import PreTrainedModel
 
 from dcmodel.engine import Capabilities, Engine, GenerateBatch
 from dcmodel.errors import EngineError
-from lmql_backends.transformers.attention import ATTENTION_NAME, ProbeStep, SlotStep, Step, register_attention
+from lmql_backends.transformers.attention import SlotStep
 from lmql_backends.transformers.kv_store import KVStore
+from lmql_backends.transformers.packed import run_packed
 from lmql_backends.transformers.sampler import TorchLogitRows, Workspace
 from lmql_backends.transformers.step_plan import plan_step
 
@@ -23,7 +22,7 @@ class TransformersEngine(Engine):
         self.capabilities = capabilities
         self._model = model
         self._store = store
-        self._workspace = Workspace()
+        self._workspace = Workspace(store.device)
 
     def allocate(self, length: int) -> int | None:
         return self._store.allocate(length)
@@ -65,42 +64,3 @@ class TransformersEngine(Engine):
     def close(self) -> None:
         self._store.clear()
         del self._model
-
-
-def use_slots(model: PreTrainedModel) -> None:
-    """Let the model's attention go through the slot store."""
-    register_attention()
-    model.set_attn_implementation(ATTENTION_NAME)
-
-
-def probe(model: PreTrainedModel) -> ProbeStep:
-    """What the attention layers of a prepared model keep, from a forward of one token."""
-    step = ProbeStep()
-    zero = torch.zeros((1, 1), dtype=torch.long, device=model.device)
-    with torch.inference_mode():
-        run_packed(model, zero, zero, zero[0], step)
-    return step
-
-
-def run_packed(
-    model: PreTrainedModel,
-    input_ids: torch.Tensor,
-    position_ids: torch.Tensor,
-    logit_rows: torch.Tensor,
-    step: Step,
-) -> torch.Tensor:
-    """Logits ``[len(logit_rows), vocab_size]`` in the model's dtype, of a packed batch."""
-    output = model(
-        input_ids=input_ids,
-        position_ids=position_ids,
-        use_cache=False,
-        logits_to_keep=logit_rows,
-        dcmodel_step=step,
-    )
-    logits: torch.Tensor = output.logits[0]
-    return logits
-
-
-def selects_rows(model: PreTrainedModel) -> bool:
-    """Whether the model computes logits for chosen rows only."""
-    return "logits_to_keep" in inspect.signature(model.forward).parameters

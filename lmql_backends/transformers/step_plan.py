@@ -134,9 +134,7 @@ def _by_segment(spans: list[PlacedSpan]) -> list[list[PlacedSpan]]:
 
 def _wanted_rows(batch: GenerateBatch, ordered: list[PlacedSpan]) -> list[int]:
     first_row = {span.index: span.row for span in ordered}
-    return [
-        first_row[index] + offset for index, span in enumerate(batch.spans) for offset in span.wanted
-    ]
+    return [first_row[index] + offset for index, span in enumerate(batch.spans) for offset in span.wanted]
 
 
 def _write(spans: list[PlacedSpan], device: torch.device) -> Write:

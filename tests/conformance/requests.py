@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 
+from dcmodel.constraints import MaskFunction
 from dcmodel.model import DcModel
 from dcmodel.types import Completion, GenerateRequest, SamplingParams
 
@@ -59,3 +61,27 @@ def assert_same(left: Completion, right: Completion, tolerance: float) -> None:
     for a, b in zip(left.logprobs or (), right.logprobs or (), strict=True):
         assert abs(a.raw_logprob - b.raw_logprob) <= tolerance
         assert abs(a.log_mass - b.log_mass) <= tolerance
+
+
+class Gate:
+    """A mask function that blocks at its step `after` until it is opened; counts its calls.
+
+    It holds a request at a known point, however fast the backend is.
+    """
+
+    def __init__(self, after: int) -> None:
+        self._after = after
+        self._opened = threading.Event()
+        self.reached = 0
+
+    def open(self) -> None:
+        self._opened.set()
+
+    def constraint(self) -> MaskFunction:
+        return MaskFunction(self._mask)
+
+    def _mask(self, token_ids: Sequence[int]) -> range:
+        self.reached = max(self.reached, len(token_ids))
+        if len(token_ids) == self._after:
+            self._opened.wait(60)
+        return range(40, 90)

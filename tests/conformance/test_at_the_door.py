@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 import pytest
-from conformance.requests import prompt_ids, request, run_one
+from conformance.requests import Gate, prompt_ids, request, run_one
 
 from dcmodel.errors import ContextLengthError, InvalidRequestError, ModelClosedError, TokenRangeError
 from dcmodel.types import GenerateRequest, SamplingParams
@@ -57,9 +58,13 @@ async def test_a_prompt_beyond_the_context_is_refused(case, open_model):
 
 async def test_a_closed_model_says_so(case, open_model):
     model = open_model()
-    running = model.generate(request(model, "yes", max_tokens=400, ignore_eos=True))
+    gate = Gate(after=2)
+    running = model.generate(request(model, "yes", max_tokens=300, constraint=gate.constraint()))
     await anext(running)
-    await model.aclose()
+    closing = asyncio.ensure_future(model.aclose())
+    await asyncio.sleep(0.05)  # lets the closing begin; the request is held at its gate meanwhile
+    gate.open()
+    await closing
     with pytest.raises(ModelClosedError):
         await running.completion()
     with pytest.raises(ModelClosedError):

@@ -152,13 +152,13 @@ async def test_a_failing_constraint_fails_alone(case, model):
     bad = [
         (request(model, "yes", constraint=MaskFunction(broken)), ConstraintRuntimeError, "my own mistake"),
         (request(model, "no", constraint=MaskFunction(raises_later)), ConstraintRuntimeError, "mistake"),
-        (request(model, "no", constraint=MaskFunction(lambda ids: [])), DeadEndError, ""),
+        (request(model, "no", constraint=MaskFunction(lambda ids: [])), DeadEndError, None),
         (
             request(model, "no", constraint=MaskFunction(lambda ids: [10**9])),
             ConstraintRuntimeError,
             str(10**9),
         ),
-        (request(model, "no", constraint=Regex("a(")), InvalidConstraintError, ""),
+        (request(model, "no", constraint=Regex("a(")), InvalidConstraintError, None),
     ]
     streams = [model.generate(good), *(model.generate(item) for item, _, _ in bad), model.generate(good)]
     for stream, (_, kind, text) in zip(streams[1:-1], bad, strict=True):

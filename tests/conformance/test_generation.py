@@ -6,7 +6,7 @@ import asyncio
 
 import numpy as np
 import pytest
-from conformance.requests import PROMPTS, assert_same, mixed_requests, request, run, run_one
+from conformance.requests import PROMPTS, Gate, assert_same, mixed_requests, request, run, run_one
 
 from dcmodel.types import FinishReason, ScoreRequest
 
@@ -156,27 +156,41 @@ async def test_a_stream_gives_whole_characters_only(case, model):
         assert "".join(step.text for step in steps) == whole.decode("utf-8", errors="replace")
 
 
-async def test_cancelling_frees_the_place_and_hurts_nobody(case, open_model):
-    model = open_model(max_sequences=2) if "max_sequences" in case.options else open_model()
+async def test_cancelling_takes_effect_within_one_step_and_hurts_nobody(case, model):
     neighbour_request = request(model, PROMPTS[1], max_tokens=20, ignore_eos=True)
     alone = await run_one(model, neighbour_request)
-    victim = model.generate(request(model, PROMPTS[0], max_tokens=400, ignore_eos=True))
+    gate = Gate(after=3)
+    victim = model.generate(request(model, PROMPTS[0], max_tokens=300, constraint=gate.constraint()))
     neighbour = model.generate(neighbour_request)
     first = await anext(victim)
     victim.cancel()
-    completion = await asyncio.wait_for(victim.completion(), 30)
+    gate.open()
+    completion = await asyncio.wait_for(victim.completion(), 60)
     assert completion.finish_reason is FinishReason.CANCELLED
     assert completion.token_ids[0] == first.token_id
-    assert len(completion.token_ids) < 400
+    assert len(completion.token_ids) <= 4
     assert_same(await neighbour.completion(), alone, TWICE * case.tolerance)
     victim.cancel()  # a second time: nothing happens
     assert (await run_one(model, neighbour_request)).token_ids == alone.token_ids
 
 
-async def test_a_dropped_stream_is_cancelled(case, open_model):
-    model = open_model(max_sequences=1) if "max_sequences" in case.options else open_model()
-    stream = model.generate(request(model, PROMPTS[0], max_tokens=450, ignore_eos=True))
+async def test_a_cancelled_request_frees_its_place(case, open_model):
+    model = open_model(max_sequences=1)
+    gate = Gate(after=2)
+    victim = model.generate(request(model, PROMPTS[0], max_tokens=300, constraint=gate.constraint()))
+    waiting = model.generate(request(model, PROMPTS[1], max_tokens=3))
+    await anext(victim)
+    victim.cancel()
+    gate.open()
+    assert (await asyncio.wait_for(waiting.completion(), 60)).token_ids
+    assert gate.reached <= 3
+
+
+async def test_a_dropped_stream_is_cancelled(case, model):
+    gate = Gate(after=2)
+    stream = model.generate(request(model, PROMPTS[0], max_tokens=300, constraint=gate.constraint()))
     await anext(stream)
     del stream
-    completion = await asyncio.wait_for(run_one(model, request(model, PROMPTS[1], max_tokens=3)), 60)
-    assert completion.token_ids
+    gate.open()
+    assert (await run_one(model, request(model, PROMPTS[1], max_tokens=10))).token_ids
+    assert gate.reached <= 3

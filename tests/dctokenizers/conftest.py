@@ -40,7 +40,7 @@ TEXTS = [
     "two  spaces   three\n\n\ttabs\r\n",
     'def f(x):\n    """doc"""\n    return x ** 2  # 1234\n',
     '{"name": "Ann", "tags": ["a", null, 2.5e-3]}',
-    "你好，世界。こんにちは 안녕하세요",
+    "你好，世界。こんにちは 안녕하세요",  # noqa: RUF001
     "🐢 🧑‍🚀 naïve café e\u0301",
     "a literal <s> </s> <unk> <|endoftext|> [INST] <0x41> in the text",
 ]

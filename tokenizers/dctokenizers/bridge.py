@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dctokenizers.codec import Codec
+from dctokenizers.errors import TokenizerError
 from dctokenizers.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class LLTokenizerCache:
             return native
         from llguidance import LLTokenizer, TokenizerWrapper
 
-        source = TokenizerWrapper(_TokenSource(self._vocabulary, eos, self._encode_bytes))
+        source = TokenizerWrapper(_TokenSource(self._vocabulary, self._codec, eos, self._encode_bytes))
         return LLTokenizer(source, eos_token=eos)
 
 
@@ -76,16 +77,29 @@ def agrees(ll_tokenizer: Any, vocabulary: Vocabulary) -> bool:
 
 
 class _TokenSource:
-    """What `llguidance.TokenizerWrapper` asks for."""
+    """What `llguidance.TokenizerWrapper` asks for. It must not raise: that would be a panic in Rust."""
 
     def __init__(
-        self, vocabulary: Vocabulary, eos_token_ids: Sequence[int], encode_bytes: Callable[[bytes], list[int]]
+        self,
+        vocabulary: Vocabulary,
+        codec: Codec,
+        eos_token_ids: Sequence[int],
+        encode_bytes: Callable[[bytes], list[int]],
     ) -> None:
         self.eos_token_id = eos_token_ids[0]
         self.bos_token_id = None
         self.tokens = list(vocabulary.tokens)
         self.special_token_ids = sorted(vocabulary.special_token_ids)
+        self._vocabulary = vocabulary
+        self._is_lossless = codec.is_lossless
         self._encode_bytes = encode_bytes
 
     def __call__(self, data: bytes) -> list[int]:
-        return self._encode_bytes(data)
+        """Ids that spell `data`, or as much of it as the vocabulary can spell."""
+        try:
+            token_ids = self._encode_bytes(data)
+        except TokenizerError:
+            return self._vocabulary.cover_prefix(data)
+        if self._is_lossless or self._vocabulary.join(token_ids, skip_special=False) == data:
+            return token_ids
+        return self._vocabulary.cover_prefix(data)

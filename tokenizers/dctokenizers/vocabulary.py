@@ -54,7 +54,18 @@ class Vocabulary:
         return b"".join(parts)
 
     def cover(self, data: bytes) -> list[int]:
-        """Ids of ordinary tokens that spell `data`, longest first; for fragments of characters."""
+        """Ids of ordinary tokens that spell `data`, longest first; for fragments of characters.
+
+        Raises `TokenizerError` for a byte that no token spells.
+        """
+        token_ids = self.cover_prefix(data)
+        covered = sum(len(self.tokens[token_id]) for token_id in token_ids)
+        if covered < len(data):
+            raise TokenizerError(f"No token of this vocabulary spells the byte 0x{data[covered]:02x}.")
+        return token_ids
+
+    def cover_prefix(self, data: bytes) -> list[int]:
+        """As `cover`, but up to the first byte that no token spells."""
         token_ids = []
         start = 0
         while start < len(data):
@@ -63,7 +74,7 @@ class Vocabulary:
                 if token_id is not None:
                     break
             else:
-                raise TokenizerError(f"No token of this vocabulary spells the byte 0x{data[start]:02x}.")
+                break
             token_ids.append(token_id)
             start = stop
         return token_ids

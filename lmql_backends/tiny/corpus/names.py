@@ -7,6 +7,7 @@ import zlib
 from enum import Enum
 
 from lmql_backends.tiny.corpus import words
+from lmql_backends.tiny.corpus.facts import CAPITALS
 from lmql_backends.tiny.corpus.lists import spaced_words
 
 _ONSETS = [
@@ -24,9 +25,19 @@ _CITY_ENDINGS = spaced_words(
     "ton ville burg dale ford ham mouth port stad heim bridge field wick grad by holm haven minster moor den "
     "ia a o"
 )
-_CITY_PREFIXES = spaced_words("Port New Saint North South East West Lake Mount Bad San El")
+CITY_PREFIXES = spaced_words("Port New Saint North South East West Lake Mount Bad San El")
 _CONSONANTS = "bcdfghjklmnpqrstvwxz"
 _HELD_OUT_ONE_IN = 8
+# What stands in training texts whatever its hash.
+_REAL = (
+    *words.FIRST_NAMES,
+    *words.LAST_NAMES,
+    *words.CITIES,
+    *words.COUNTRIES,
+    *CAPITALS,
+    *CAPITALS.values(),
+)
+_REAL_WORDS = {word.lower() for name in (*_REAL, *words.TITLE_NOUNS) for word in name.split()}
 
 
 class Split(Enum):
@@ -42,20 +53,13 @@ def split_of(word: str) -> Split:
     return Split.HELD_OUT if held_out else Split.TRAIN
 
 
-def of_split(candidates: tuple[str, ...], split: Split) -> list[str]:
-    """The candidates of which every word falls on `split`."""
-    return [c for c in candidates if all(split_of(word) is split for word in c.split())]
-
-
 class NameMaker:
-    """Draws names of one split; every capitalised word it invents falls on that split."""
+    """Draws names of one split: held-out ones are all invented, those of training are also real ones."""
 
     def __init__(self, rng: random.Random, split: Split) -> None:
         self._rng = rng
         self._split = split
-        self._first = of_split(words.FIRST_NAMES, split)
-        self._last = of_split(words.LAST_NAMES, split)
-        self._cities = of_split(words.CITIES, split)
+        self._real_share = 0.2 if split is Split.TRAIN else 0.0
 
     def _syllable(self) -> str:
         rng = self._rng
@@ -71,25 +75,24 @@ class NameMaker:
                 stem = "".join(self._syllable() for _ in range(rng.choice((1, 2, 2, 3))))
                 if endings and rng.random() < 0.7:
                     stem += rng.choice(endings)
-            if 4 <= len(stem) <= 10 and split_of(stem) is self._split:
+            if 4 <= len(stem) <= 10 and split_of(stem) is self._split and stem not in _REAL_WORDS:
                 return stem.capitalize()
 
     def first(self) -> str:
-        return self._rng.choice(self._first) if self._rng.random() < 0.2 else self.word(_FIRST_ENDINGS)
+        return self._real_or_invented(words.FIRST_NAMES, _FIRST_ENDINGS)
 
     def last(self) -> str:
-        return self._rng.choice(self._last) if self._rng.random() < 0.2 else self.word(_LAST_ENDINGS)
+        return self._real_or_invented(words.LAST_NAMES, _LAST_ENDINGS)
 
     def person(self) -> str:
         return f"{self.first()} {self.last()}" if self._rng.random() < 0.3 else self.first()
 
     def city(self) -> str:
-        draw = self._rng.random()
-        if draw < 0.15:
-            return self._rng.choice(self._cities)
-        if draw < 0.25:
-            return f"{self._rng.choice(_CITY_PREFIXES)} {self.word(_CITY_ENDINGS)}"
-        return self.word(_CITY_ENDINGS)
+        city = self._real_or_invented(words.CITIES, _CITY_ENDINGS)
+        return f"{self._rng.choice(CITY_PREFIXES)} {city}" if self._rng.random() < 0.1 else city
+
+    def _real_or_invented(self, real: tuple[str, ...], endings: tuple[str, ...]) -> str:
+        return self._rng.choice(real) if self._rng.random() < self._real_share else self.word(endings)
 
     def company(self) -> str:
         draw = self._rng.random()

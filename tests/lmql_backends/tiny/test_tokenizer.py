@@ -17,7 +17,7 @@ def tokenizer():
     [
         "Text: Mira is 34 years old and lives in Velden.",
         '{"name": "Mira", "age": 34, "price": 12.95}',
-        "naïve café 😀 𝔘 日本語 עברית \u0301",
+        "naïve café 😀 日本語 עברית \u0301",
         " \t\r\n  leading, trailing \n\n",
         "\x00\x01\x7f\u2028\ufeff",
         "camelCase SNAKE_CASE x86_64 it's JSON",

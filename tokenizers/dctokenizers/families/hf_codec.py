@@ -17,6 +17,7 @@ from dctokenizers.vocabulary import Vocabulary
 if TYPE_CHECKING:
     import tokenizers
 
+_UTF8_BYTES = (*range(0xC0), *range(0xC2, 0xF5))
 _EMPTY_MODEL = {"type": "BPE", "vocab": {}, "merges": []}
 
 
@@ -40,7 +41,7 @@ class HuggingFaceCodec(Codec):
         self._variants: dict[tuple[bool, bool], tokenizers.Tokenizer] = {}
         self._lock = threading.Lock()
         self.unknown_token_id, falls_back = _unknown_token(own)
-        complete = self._spells_all_bytes(falls_back)
+        complete = self._spells_all_text(falls_back)
         self.is_lossless = self.pipeline.keeps_text and complete
         self.drops_unknown = self.pipeline.keeps_text and not complete and self.unknown_token_id is None
         self._plain = self._variant(parse_special=False, prompt=False)
@@ -117,9 +118,10 @@ class HuggingFaceCodec(Codec):
         variant.encode_special_tokens = not parse_special
         return variant
 
-    def _spells_all_bytes(self, falls_back: bool) -> bool:
+    def _spells_all_text(self, falls_back: bool) -> bool:
         if self.pipeline.spelling is Spelling.BYTE_LEVEL:
-            return all(char in self._pieces for char in byte_to_char())
+            chars = byte_to_char()
+            return all(chars[byte] in self._pieces for byte in _UTF8_BYTES)
         found = sum(1 for piece in self._pieces if is_byte_piece(piece))
         return falls_back and self.pipeline.byte_fallback and found == 256
 

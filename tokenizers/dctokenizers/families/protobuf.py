@@ -13,6 +13,8 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     while position < len(data):
         tag, position = _varint(data, position)
         number, wire = tag >> 3, tag & 7
+        if number == 0:
+            raise ValueError("malformed message: a field without a number")
         if wire == _VARINT:
             value, position = _varint(data, position)
             yield number, value
@@ -23,8 +25,8 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
             length = 8 if wire == _FIXED64 else 4
         else:
             raise ValueError(f"unknown wire type {wire}")
-        if number == 0 or position + length > len(data):
-            raise ValueError("truncated or malformed message")
+        if position + length > len(data):
+            raise ValueError("truncated or malformed field")
         yield number, data[position : position + length]
         position += length
 

@@ -1,0 +1,189 @@
+"""A text of a context-free language, given as a Lark grammar."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from lark import Lark, Tree
+from lark.exceptions import LarkError
+from llguidance import LLMatcher
+
+from dcmodel.constraint import CompiledConstraint, Constraint
+from dcmodel.constraints.guard import COMPILE_SECONDS, within
+from dcmodel.constraints.lark_scan import scan_lark
+from dcmodel.constraints.llg import (
+    NO_FORCING,
+    LlgCompiled,
+    build_engine,
+    engine_error,
+    first_mask_error,
+    is_dead_end,
+)
+from dcmodel.errors import InvalidConstraintError, UnsatisfiableConstraintError, UnsupportedConstraintError
+from dctokenizers import Tokenizer
+
+LARK_ERRORS = (LarkError, OSError, AssertionError, re.error, RecursionError)
+"""What the `lark` package raises for a grammar that it cannot read."""
+
+
+class Grammar(Constraint):
+    """The text is derived from ``start`` of a grammar in llguidance's dialect of Lark.
+
+    Terminals are matched greedily, as Lark's own dynamic lexer does. `parse` gives a `lark.Tree` where
+    the `lark` package can read the grammar too (`has_tree`), and the text where it cannot, or where
+    it reads a text otherwise. A grammar in which a terminal may repeat one text for ever, or that
+    holds what cannot be analysed (`&`, `~`, nested grammars), is compiled without forced tokens.
+    """
+
+    kind = "grammar"
+
+    def __init__(self, lark: str) -> None:
+        if not isinstance(lark, str) or not lark.strip():
+            raise InvalidConstraintError(
+                f"the grammar is {lark!r:.40}.", remedy="Give the text of a Lark grammar."
+            )
+        self.lark = lark
+        self._lock = threading.Lock()
+        self._parsers: list[Lark] | None = None
+
+    @property
+    def key(self) -> Hashable:
+        return (self.kind, self.lark)
+
+    @property
+    def has_tree(self) -> bool:
+        """Whether the `lark` package can read the grammar, so that `parse` can give a tree."""
+        return bool(self._load_parsers())
+
+    def compile(self, tokenizer: Tokenizer) -> CompiledConstraint:
+        scan = scan_lark(self.lark)
+        for name, position in scan.attributes:
+            raise _at(
+                UnsupportedConstraintError(
+                    f"the rule attribute `{name}` {_place(self.lark, position)} is not supported.",
+                    remedy="Use the request's max_tokens and stop, a bounded repeat, or `lazy` and `suffix`.",
+                    keyword=name,
+                ),
+                position,
+            )
+        for token in scan.specials:
+            self._check_special(token.text, token.position, tokenizer)
+        if re.search(r'"no_forcing"\s*:\s*false', self.lark):
+            raise UnsupportedConstraintError(
+                "the grammar sets `no_forcing` to false.",
+                remedy="Leave it out: text is forced where that is safe.",
+                keyword="no_forcing",
+            )
+        text = self.lark if scan.may_force else f"{self.lark}\n{NO_FORCING}\n"
+        return within(COMPILE_SECONDS, lambda: self._build(text, tokenizer, scan.may_force), what="grammar")
+
+    def to_dict(self) -> Mapping[str, Any]:
+        return {"kind": self.kind, "lark": self.lark}
+
+    def parse(self, text: str) -> Tree[Any] | str:
+        for parser in self._load_parsers():
+            try:
+                tree: Tree[Any] = parser.parse(text)
+            except LarkError:
+                continue
+            return tree
+        return text
+
+    def _build(self, text: str, tokenizer: Tokenizer, forcing: bool) -> LlgCompiled:
+        engine = build_engine(LLMatcher.grammar_from_lark(text), tokenizer)
+        if message := engine_error(engine):
+            raise self._refusal(message)
+        if message := first_mask_error(engine, tokenizer):
+            if is_dead_end(message):
+                raise UnsatisfiableConstraintError("no text matches the grammar.")
+            raise InvalidConstraintError(f"the grammar is too complex: {message}.")
+        return LlgCompiled(engine, tokenizer, forcing=forcing)
+
+    def _refusal(self, message: str) -> InvalidConstraintError:
+        found = re.match(r"(?:at )?(\d+)\((\d+)\): (.*)", message, re.DOTALL)
+        if found is None:
+            return InvalidConstraintError(f"the grammar is wrong: {message}.")
+        reason = found[3].partition("\n   ")[0].strip().rstrip(".")
+        position = _offset(self.lark, int(found[1]), int(found[2]))
+        if "not supported" in reason:
+            error: InvalidConstraintError = UnsupportedConstraintError(
+                f"the grammar cannot be used {_place(self.lark, position)}: {reason}.",
+                keyword=reason.partition(" not supported")[0].split(" ")[-1],
+            )
+        else:
+            detail = self._lark_message()
+            error = InvalidConstraintError(
+                f"the grammar is wrong {_place(self.lark, position)}: {reason}.", remedy=detail
+            )
+        return _at(error, position)
+
+    def _lark_message(self) -> str:
+        """What the `lark` package says of the same text, where it sees an error in it."""
+        try:
+            self._make_parser("dynamic")
+        except LARK_ERRORS as error:
+            return f"Lark says: {str(error).splitlines()[0].rstrip('.')}." if str(error) else ""
+        return ""
+
+    def _check_special(self, text: str, position: int, tokenizer: Tokenizer) -> None:
+        ends = tokenizer.eos_token_ids
+        names = {tokenizer.token_bytes(token_id).decode("utf-8", "replace") for token_id in ends}
+        if text in names or (text.startswith("<[") and _covers(text, ends)):
+            raise _at(
+                UnsupportedConstraintError(
+                    f"the grammar names the end-of-sequence token as {text} {_place(self.lark, position)}.",
+                    remedy="Leave it out: the end is allowed wherever the grammar is complete.",
+                    keyword=text,
+                ),
+                position,
+            )
+
+    def _load_parsers(self) -> list[Lark]:
+        with self._lock:
+            if self._parsers is None:
+                self._parsers = []
+                for lexer in ("dynamic", "dynamic_complete"):
+                    try:
+                        self._parsers.append(self._make_parser(lexer))
+                    except LARK_ERRORS:
+                        break
+            return self._parsers
+
+    def _make_parser(self, lexer: str) -> Lark:
+        # Lark reads imports from files; the grammar may come from anywhere.
+        if re.search(r"%import\s+(?!common\b)", self.lark):
+            raise LarkError("only `common` can be imported")
+        text = re.sub(r"^%llguidance\s*\{[^}]*\}", "", self.lark, flags=re.MULTILINE)
+        return Lark(text, parser="earley", lexer=lexer)
+
+
+def _at(error: InvalidConstraintError, position: int) -> InvalidConstraintError:
+    error.position = position
+    return error
+
+
+def _offset(text: str, line: int, column: int) -> int:
+    lines = text.split("\n")
+    return min(sum(len(part) + 1 for part in lines[: line - 1]) + column - 1, len(text))
+
+
+def _place(text: str, position: int) -> str:
+    line = text.count("\n", 0, position) + 1
+    return f"at line {line} column {position - (text.rfind(chr(10), 0, position) + 1) + 1}"
+
+
+def _covers(ranges: str, token_ids: tuple[int, ...]) -> bool:
+    """Whether ``<[1-5,9]>`` (``^`` turns it round, ``*`` is all) holds one of the ids."""
+    body = ranges[2:].rstrip(">").rstrip("]")
+    if body == "*":
+        return bool(token_ids)
+    negated = body.startswith("^")
+    spans = [part.partition("-") for part in body.lstrip("^").split(",")]
+    try:
+        bounds = [(int(low), int(high or low)) for low, _, high in spans]
+    except ValueError:
+        return False
+    return any(any(low <= i <= high for low, high in bounds) != negated for i in token_ids)

@@ -1,0 +1,176 @@
+"""A JSON schema made exact for the engine: same meaning, or narrower, or an error; never wider.
+
+The engine ignores or approximates some keywords. Here those are said otherwise (`format: date` becomes
+a pattern that knows leap years, a `oneOf` of cases that exclude each other an `anyOf`), dropped where
+they say nothing (`uniqueItems: false`), or refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote
+
+from dcmodel.constraints.schema_cases import exclude_each_other
+from dcmodel.constraints.schema_formats import FORMATS, SILENT_FORMATS
+from dcmodel.errors import InvalidConstraintError, UnsupportedConstraintError
+
+Schema = dict[str, Any]
+
+OF_SCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems")
+NAMED_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+ONE_SCHEMA = (
+    *("items", "additionalItems", "additionalProperties", "contains", "not", "if", "then", "else"),
+    *("propertyNames", "unevaluatedItems", "unevaluatedProperties"),
+)
+COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+SHAPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(NAMED_SCHEMAS, dict),
+    **dict.fromkeys(OF_SCHEMAS, list),
+    **dict.fromkeys(("pattern", "format", "$ref"), str),
+    **dict.fromkeys(("enum", "required"), list),
+    "type": (str, list),
+}
+# Written as \u escapes, which are switched off: a key could be spelled with them and miss its schema.
+NEEDS_ESCAPE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
+
+
+def rewrite_schema(schema: Schema) -> Schema:
+    """A new schema for the engine.
+
+    Raises `UnsupportedConstraintError` for what would be accepted wrongly, and
+    `InvalidConstraintError` for a keyword whose value has a wrong type.
+    """
+    root = copy.deepcopy(schema)
+    root.pop("x-guidance", None)  # options of the engine, which a schema must not set
+    rewriter = _Rewriter(root)
+    rewriter.visit(root)
+    return root
+
+
+class _Rewriter:
+    def __init__(self, root: Schema) -> None:
+        self.root = root
+        self.seen: set[int] = set()
+
+    def visit(self, schema: Any) -> None:
+        """Rewrite a schema and all those in it, in place."""
+        if not isinstance(schema, dict) or id(schema) in self.seen:
+            return
+        self.seen.add(id(schema))
+        _check_shapes(schema)
+        _check_text(schema)
+        for inner in _subschemas(schema):
+            self.visit(inner)
+        if "$ref" in schema:
+            self.visit(self.resolve(schema))
+        _drop_what_says_nothing(schema)
+        _check_property_count(schema)
+        _say_format(schema)
+        self.say_one_of(schema)
+
+    def say_one_of(self, schema: Schema) -> None:
+        cases = schema.get("oneOf")
+        if cases is None or not exclude_each_other([self.resolve(case) for case in cases]):
+            return
+        del schema["oneOf"]
+        if "anyOf" in schema:
+            schema["allOf"] = [*schema.get("allOf", []), {"anyOf": cases}]
+        else:
+            schema["anyOf"] = cases
+
+    def resolve(self, schema: Any) -> Any:
+        """What a schema's local `$ref`, if it has one, leads to; the schema itself where it does not."""
+        for _ in range(32):
+            if not isinstance(schema, dict) or not str(schema.get("$ref", "")).startswith("#"):
+                return schema
+            target: Any = self.root
+            for part in unquote(schema["$ref"][1:]).split("/")[1:]:
+                part = part.replace("~1", "/").replace("~0", "~")
+                if isinstance(target, dict) and part in target:
+                    target = target[part]
+                elif isinstance(target, list) and part.isdecimal() and int(part) < len(target):
+                    target = target[int(part)]
+                else:
+                    return schema
+            schema = target
+        return schema
+
+
+def _subschemas(schema: Schema) -> Iterator[Any]:
+    for key in OF_SCHEMAS:
+        yield from schema.get(key, ())
+    for key in NAMED_SCHEMAS:
+        yield from schema.get(key, {}).values()
+    for key in ONE_SCHEMA:
+        value = schema.get(key)
+        yield from value if isinstance(value, list) else (value,)
+
+
+def _check_shapes(schema: Schema) -> None:
+    for key, shape in SHAPES.items():
+        if key in schema and not isinstance(schema[key], shape):
+            raise InvalidConstraintError(f"the JSON schema is wrong: `{key}` is {schema[key]!r:.60}.")
+    for key in COUNTS:
+        if isinstance(schema.get(key), float) and schema[key].is_integer():
+            schema[key] = int(schema[key])
+
+
+def _check_text(schema: Schema) -> None:
+    for key in ("const", "enum", "properties", "required"):
+        if key in schema:
+            value = list(schema[key]) if key == "properties" else schema[key]
+            if any(NEEDS_ESCAPE.search(text) for text in _texts(value)):
+                raise _unsupported(key, f"control characters in `{key}` are", "Leave them out.")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, dict):
+        yield from _texts([*value.keys(), *value.values()])
+
+
+def _drop_what_says_nothing(schema: Schema) -> None:
+    if schema.get("uniqueItems") is False:
+        del schema["uniqueItems"]
+    if "contains" not in schema:
+        schema.pop("minContains", None)
+        schema.pop("maxContains", None)
+    if "if" not in schema:
+        schema.pop("then", None)
+        schema.pop("else", None)
+    elif "then" not in schema and "else" not in schema:
+        del schema["if"]
+    for key in ("dependentRequired", "dependentSchemas", "dependencies"):
+        if schema.get(key) == {}:
+            del schema[key]
+
+
+def _check_property_count(schema: Schema) -> None:
+    """Nothing keeps a key from coming twice, and the second time it does not count."""
+    least = schema.get("minProperties", 0)
+    if isinstance(least, int) and least > len(set(map(str, schema.get("required", ())))) + 1:
+        raise _unsupported(
+            "minProperties", "`minProperties` above the number of `required` properties is", "Name them."
+        )
+
+
+def _say_format(schema: Schema) -> None:
+    name = schema.get("format")
+    if name in SILENT_FORMATS:
+        del schema["format"]
+    elif name in FORMATS:
+        del schema["format"]
+        schema["allOf"] = [*schema.get("allOf", []), *copy.deepcopy(FORMATS[name])]
+
+
+def _unsupported(keyword: str, what: str, remedy: str) -> UnsupportedConstraintError:
+    return UnsupportedConstraintError(
+        f"the JSON schema cannot be used: {what} not supported.", remedy=remedy, keyword=keyword
+    )

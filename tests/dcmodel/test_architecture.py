@@ -1,0 +1,170 @@
+"""The house rules that docs/architecture.md states, held over the source by its syntax trees."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAX_LINES = 400
+MAX_IMPORT_SECONDS = 0.3
+HEAVY = ("torch", "transformers", "openai", "llguidance", "lark", "numpy", "tokenizers", "tqdm", "asyncio")
+
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("errors", "checks", "env", "mask", "loop", "prefix_cache", "randomness", "text"),
+    ("constraint", "types", "logits", "engine"),
+    (
+        *("constraints", "adjustments", "sequence", "sampler", "mask_filler", "step", "kv", "notify"),
+        "scheduler",
+    ),
+    ("model", "local_stream", "local_model", "backend", "registry"),
+    ("llm",),
+    ("cli", "__main__"),
+)
+"""Layers 1 to 6; layer 0 is dctokenizers. A module imports its own layer and those below."""
+
+
+def source_files(folder: str) -> list[Path]:
+    return sorted(path for path in (ROOT / folder).rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts[1:] if parts[0] == "tokenizers" else parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+DCMODEL = source_files("dcmodel")
+BACKENDS = source_files("lmql_backends")
+TOKENIZERS = source_files("tokenizers/dctokenizers")
+MODULES = {module_name(path): path for path in (*DCMODEL, *BACKENDS, *TOKENIZERS)}
+
+
+def imported(path: Path, *, at_run_time: bool = True) -> Iterator[str]:
+    """Our modules that a file imports; those under TYPE_CHECKING only with ``at_run_time=False``."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(node)
+        for branch in ast.walk(tree)
+        if at_run_time and isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.unparse(branch.test)
+        for node in ast.walk(branch)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in MODULES else str(node.module) for name in names)
+
+
+def layer(module: str) -> int:
+    top = module.split(".")[1]
+    for number, names in enumerate(LAYERS, start=1):
+        if top in names:
+            return number
+    raise AssertionError(f"{module} has no layer: put it into LAYERS and docs/architecture.md")
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in DCMODEL if path.parent.name != "dcmodel"] + DCMODEL, ids=str
+)
+def test_lower_layers_never_import_higher_ones(path):
+    module = module_name(path)
+    if module == "dcmodel":
+        return  # the public names, imported on demand
+    for name in imported(path, at_run_time=False):
+        assert not name.startswith("lmql_backends"), f"{module} imports {name}: use an entry point"
+        if name.startswith("dcmodel.") and name in MODULES:
+            assert layer(name) <= layer(module), f"{module} (layer {layer(module)}) imports {name}"
+
+
+def test_every_module_of_the_table_is_there():
+    modules = {module_name(path).split(".")[1] for path in DCMODEL if module_name(path) != "dcmodel"}
+    assert modules == {name for names in LAYERS for name in names}
+
+
+def test_dctokenizers_imports_nothing_of_ours():
+    for path in TOKENIZERS:
+        for name in imported(path, at_run_time=False):
+            assert not name.startswith(("dcmodel", "lmql_backends")), f"{path} imports {name}"
+
+
+def test_a_backend_imports_no_other_backend():
+    for path in BACKENDS:
+        own = module_name(path).split(".")[:2]
+        for name in imported(path, at_run_time=False):
+            parts = name.split(".")
+            if parts[0] == "lmql_backends" and len(parts) > 1:
+                assert parts[:2] == own, f"{path} imports {name}"
+
+
+def test_there_is_no_import_cycle():
+    graph = {
+        module: {name for name in imported(path) if name in MODULES and name not in (module, "dcmodel")}
+        for module, path in MODULES.items()
+        if module != "dcmodel"
+    }
+    TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("path", MODULES.values(), ids=module_name)
+def test_a_module_fits_in_the_head(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def test_library_code_does_not_print():
+    for path in MODULES.values():
+        calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+        assert not any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls), path
+
+
+def test_public_signatures_have_no_loose_keyword_arguments():
+    """``**options: Unpack[...]`` names and types each of them."""
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.args.kwarg is None:
+                continue
+            if node.name.startswith("_") and node.name != "__init__":
+                continue
+            annotation = node.args.kwarg.annotation
+            assert annotation is not None, f"{path}: {node.name}"
+            assert ast.unparse(annotation) != "Any", f"{path}: {node.name}"
+
+
+def test_the_folder_of_the_tokenizers_shadows_nothing():
+    assert not (ROOT / "tokenizers" / "__init__.py").exists()
+    assert not (ROOT / "tests" / "__init__.py").exists()
+
+
+def run_python(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_dcmodel_is_light():
+    program = f"import sys, dcmodel; print([name for name in {HEAVY!r} if name in sys.modules])"
+    assert run_python(program).strip() == "[]"
+
+
+def test_importing_dcmodel_takes_no_time():
+    program = "import time; began = time.perf_counter(); import dcmodel; print(time.perf_counter() - began)"
+    assert min(float(run_python(program)) for _ in range(3)) < MAX_IMPORT_SECONDS
+
+
+def test_the_interface_itself_imports_no_engine():
+    program = (
+        "import sys, dcmodel; dcmodel.LLM; dcmodel.Regex; from dcmodel.registry import Registry;"
+        "[Registry().status(name) for name in Registry().names()];"
+        "print([name for name in ('torch', 'transformers', 'openai') if name in sys.modules])"
+    )
+    assert run_python(program).strip() == "[]"

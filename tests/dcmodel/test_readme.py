@@ -1,0 +1,105 @@
+"""The README and the documents: their examples run, and print what they say."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dcmodel import env
+from dcmodel.registry import Registry
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FENCE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+EXAMPLES = FENCE.findall(README)
+SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def run_python(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_there_are_five_examples_and_more():
+    assert len(EXAMPLES) >= 5
+    for needle in ("regex=", "BaseModel", "choose(", "grammar=", "mask="):
+        assert any(needle in example for example in EXAMPLES)
+
+
+@pytest.mark.parametrize("example", EXAMPLES[:5], ids=["regex", "json_schema", "choice", "grammar", "mask"])
+def test_an_example_prints_what_its_comments_say(example):
+    expected = [line.split("  # ", 1)[1] for line in example.splitlines() if line.startswith("print(")]
+    assert expected
+    assert [line.strip() for line in run_python("-c", example).splitlines()] == expected
+
+
+@pytest.mark.parametrize("example", EXAMPLES[5:])
+def test_further_examples_run(example):
+    assert run_python("-c", example)
+
+
+@pytest.mark.parametrize("document", [ROOT / "docs" / "constraints.md"], ids=lambda path: path.name)
+def test_the_examples_of_a_document_run(document):
+    for example in re.findall(
+        r"^```python\n(.*?)^```", document.read_text("utf-8"), re.MULTILINE | re.DOTALL
+    ):
+        run_python("-c", example)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_of_the_examples_runs(script):
+    assert run_python(str(script))
+
+
+def test_there_are_example_scripts():
+    assert len(SCRIPTS) >= 3
+
+
+def test_the_table_of_backends_has_a_column_for_each():
+    (header,) = re.findall(r"## Backends and guarantees\n(\|.*)\n", README)
+    assert [cell.strip() for cell in header.strip("|").split("|")][1:] == list(Registry().names())
+
+
+def test_the_documents_name_every_variable_of_the_environment():
+    text = (ROOT / "docs" / "backends.md").read_text("utf-8")
+    assert set(re.findall(r"^\| `(DCMODEL_\w+)`", text, re.MULTILINE)) == set(env.NAMES)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text("utf-8")):
+        assert (document.parent / target).exists(), target
+
+
+def test_the_commands_of_the_readme_are_commands(capsys):
+    from dcmodel.cli import COMMANDS, build_parser
+
+    named = set(re.findall(r"^(?:.*\| )?dcmodel (\w+)", README, re.MULTILINE))
+    assert named <= {module.__name__.rpartition(".")[2] for module in COMMANDS}
+    for command in named:
+        with pytest.raises(SystemExit) as stop:
+            build_parser().parse_args([command, "--help"])
+        assert stop.value.code == 0
+
+
+def test_the_makefile_has_the_targets_that_are_promised():
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    assert {"demo", "test", "check", "bench", "tiny", "help"} <= targets
+    runner = (ROOT / ".ci" / "run").read_text("utf-8")
+    assert "make check" in runner
+    assert "make test" in runner

@@ -1,0 +1,248 @@
+"""The torch sampler gives what the numpy reference gives, row by row."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from dcmodel.logits import SampledRows, SamplePlan
+from dcmodel.mask import mask_words
+from dcmodel.sampler import NumpyLogitRows
+from lmql_backends.transformers.sampler import TorchLogitRows, Workspace
+
+NO_TRIPLES = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+
+
+def make_plan(rows, vocab_size, **changes):
+    size = len(rows)
+    plan = SamplePlan(
+        rows=np.asarray(rows, dtype=np.int64),
+        bitmask=np.full((size, mask_words(vocab_size)), -1, dtype=np.int32),
+        is_masked=np.zeros(size, dtype=np.bool_),
+        temperature=np.zeros(size, dtype=np.float32),
+        top_k=np.zeros(size, dtype=np.int64),
+        top_p=np.ones(size, dtype=np.float32),
+        min_p=np.zeros(size, dtype=np.float32),
+        uniform=np.zeros(size),
+        repetition=NO_TRIPLES,
+        bias=NO_TRIPLES,
+        want_logprobs=True,
+        top_logprobs=0,
+    )
+    return dataclasses.replace(plan, **changes)
+
+
+def pack(allowed):
+    size, vocab_size = allowed.shape
+    bits = np.zeros((size, mask_words(vocab_size) * 32), dtype=np.uint8)
+    bits[:, :vocab_size] = allowed
+    return np.packbits(bits, axis=1, bitorder="little").view(np.int32)
+
+
+def torch_rows(logits, dtype=torch.float32):
+    return TorchLogitRows(torch.from_numpy(logits).to(dtype), Workspace(torch.device("cpu")))
+
+
+def random_triples(rng, size, vocab_size, low, high):
+    pairs = np.unique(rng.integers(0, [size, vocab_size], size=(size * 6, 2)), axis=0)
+    values = rng.uniform(low, high, len(pairs)).astype(np.float32)
+    return pairs[:, 0], pairs[:, 1], values
+
+
+def random_plan(rng, num_rows, vocab_size):
+    size = int(rng.integers(1, 9))
+    density = rng.choice([0.001, 0.02, 0.5, 0.99], size=size)
+    allowed = rng.random((size, vocab_size)) < density[:, None]
+    allowed[np.arange(size), rng.integers(0, vocab_size, size)] = True
+    is_masked = rng.random(size) < rng.choice([0.0, 0.5, 1.0])
+    chance = rng.choice([0.0, 0.5, 1.0])
+    return make_plan(
+        rng.integers(0, num_rows, size),
+        vocab_size,
+        bitmask=pack(allowed),
+        is_masked=is_masked,
+        temperature=np.where(rng.random(size) < chance, rng.uniform(0.2, 2.0, size), 0).astype(np.float32),
+        top_k=np.where(rng.random(size) < 0.4, rng.integers(1, 80, size), 0),
+        top_p=np.where(rng.random(size) < 0.4, rng.uniform(0.1, 0.999, size), 1).astype(np.float32),
+        min_p=np.where(rng.random(size) < 0.3, rng.uniform(0.0, 0.3, size), 0).astype(np.float32),
+        uniform=rng.random(size),
+        repetition=random_triples(rng, size, vocab_size, 0.8, 1.5) if rng.random() < 0.4 else NO_TRIPLES,
+        bias=random_triples(rng, size, vocab_size, -4, 4) if rng.random() < 0.4 else NO_TRIPLES,
+        want_logprobs=bool(rng.random() < 0.7),
+        top_logprobs=int(rng.choice([0, 1, 5, 40])),
+    )
+
+
+def assert_same(found: SampledRows, expected: SampledRows):
+    np.testing.assert_array_equal(found.is_finite, expected.is_finite)
+    np.testing.assert_array_equal(found.has_choice, expected.has_choice)
+    np.testing.assert_array_equal(found.token_ids, expected.token_ids)
+    for name in ("raw_logprob", "masked_logprob", "log_mass"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=2e-5, err_msg=name)
+    ok = expected.is_finite
+    for name in ("top_raw", "top_masked"):
+        ids, values = getattr(found, name)
+        expected_ids, expected_values = getattr(expected, name)
+        np.testing.assert_array_equal(ids[ok], expected_ids[ok], err_msg=name)
+        np.testing.assert_allclose(values[ok], expected_values[ok], atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("vocab_size", [70, 1000, 4099])
+@pytest.mark.parametrize("coarse", [False, True], ids=["distinct", "many-ties"])
+def test_agrees_with_the_numpy_reference(vocab_size, coarse):
+    rng = np.random.default_rng(vocab_size + coarse)
+    for _ in range(60):
+        logits = rng.normal(0, 3, (6, vocab_size)).astype(np.float32)
+        if coarse:
+            logits = np.round(logits * 2) / 2
+        plan = random_plan(rng, 6, vocab_size)
+        assert_same(torch_rows(logits).sample(plan), NumpyLogitRows(logits).sample(plan))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_sampled_as_float32(dtype):
+    rng = np.random.default_rng(1)
+    logits = torch.from_numpy(rng.normal(0, 3, (6, 777)).astype(np.float32)).to(dtype).float().numpy()
+    for _ in range(20):
+        plan = random_plan(rng, 6, 777)
+        assert_same(torch_rows(logits, dtype).sample(plan), NumpyLogitRows(logits).sample(plan))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_row_says_so_and_leaves_its_neighbours_alone(bad):
+    rng = np.random.default_rng(2)
+    logits = rng.normal(0, 3, (5, 1000)).astype(np.float32)
+    plan = make_plan(
+        range(5),
+        1000,
+        temperature=np.asarray([0, 0, 1, 1, 0.7], dtype=np.float32),
+        top_p=np.asarray([1, 1, 1, 0.9, 0.9], dtype=np.float32),
+        uniform=rng.random(5),
+        top_logprobs=3,
+    )
+    clean = torch_rows(logits).sample(plan)
+    for row in range(5):
+        spoilt = logits.copy()
+        spoilt[row, 998] = bad
+        found = torch_rows(spoilt).sample(plan)
+        others = np.arange(5) != row
+        assert found.is_finite.tolist() == others.tolist()
+        assert found.token_ids[row] == -1
+        np.testing.assert_array_equal(found.token_ids[others], clean.token_ids[others])
+        np.testing.assert_array_equal(found.raw_logprob[others], clean.raw_logprob[others])
+
+
+def test_a_bad_logit_counts_even_where_the_mask_forbids_it():
+    logits = np.zeros((1, 300), dtype=np.float32)
+    logits[0, 7] = np.nan
+    allowed = np.zeros((1, 300), dtype=np.bool_)
+    allowed[0, 3] = True
+    plan = make_plan([0], 300, bitmask=pack(allowed), is_masked=np.asarray([True]))
+    found = torch_rows(logits).sample(plan)
+    assert (found.is_finite[0], found.token_ids[0]) == (False, -1)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_mask_that_leaves_nothing_is_no_choice(temperature):
+    logits = np.zeros((2, 3000), dtype=np.float32)
+    logits[1, :2000] = -np.inf
+    allowed = np.zeros((2, 3000), dtype=np.bool_)
+    allowed[1, :2000] = True
+    plan = make_plan(
+        [0, 1],
+        3000,
+        bitmask=pack(allowed),
+        is_masked=np.asarray([True, True]),
+        temperature=np.full(2, temperature, dtype=np.float32),
+        top_logprobs=2,
+    )
+    found = torch_rows(logits).sample(plan)
+    assert found.is_finite.all()
+    assert not found.has_choice.any()
+    assert found.token_ids.tolist() == [-1, -1]
+    assert (found.top_masked[0] == -1).all()
+
+
+def test_mask_words_may_be_fewer_or_more_than_the_logits_need():
+    logits = np.arange(300, dtype=np.float32)[None, :]
+    few = np.full((1, 2), -1, dtype=np.int32)
+    many = np.full((1, 40), -1, dtype=np.int32)
+    masked = np.asarray([True])
+    assert torch_rows(logits).sample(make_plan([0], 300, bitmask=few, is_masked=masked)).token_ids[0] == 63
+    assert torch_rows(logits).sample(make_plan([0], 300, bitmask=many, is_masked=masked)).token_ids[0] == 299
+
+
+def test_a_dense_mask_with_fewer_words_forbids_the_rest():
+    logits = np.arange(5000, dtype=np.float32)[None, :]
+    words = np.full((1, 100), -1, dtype=np.int32)
+    plan = make_plan([0], 5000, bitmask=words, is_masked=np.asarray([True]))
+    assert torch_rows(logits).sample(plan).token_ids[0] == 3199
+
+
+def test_greedy_ties_go_to_the_lowest_id():
+    logits = np.zeros((1, 1000), dtype=np.float32)
+    logits[0, [300, 301, 900]] = 1.0
+    assert torch_rows(logits).sample(make_plan([0], 1000)).token_ids[0] == 300
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.95])
+def test_draws_follow_the_distribution(top_p):
+    rng = np.random.default_rng(3)
+    logits = rng.normal(0, 2, (1, 500)).astype(np.float32)
+    size = 20000
+    plan = make_plan(
+        np.zeros(size),
+        500,
+        temperature=np.ones(size, dtype=np.float32),
+        top_p=np.full(size, top_p, dtype=np.float32),
+        uniform=(np.arange(size) + 0.5) / size,
+        want_logprobs=False,
+    )
+    counts = np.bincount(torch_rows(logits).sample(plan).token_ids, minlength=500)
+    weights = np.exp(logits[0].astype(np.float64))
+    if top_p < 1:
+        order = np.argsort(-weights)
+        before = np.cumsum(weights[order]) - weights[order]
+        weights[order[before >= top_p * weights.sum()]] = 0
+    # Stratified uniform numbers: each count is within one of its expectation.
+    np.testing.assert_allclose(counts, size * weights / weights.sum(), atol=1.1)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1.0 - 2**-53])
+def test_the_ends_of_the_unit_interval_draw_tokens_that_can_occur(uniform):
+    logits = np.full((1, 2000), -np.inf, dtype=np.float32)
+    logits[0, 100:1900] = 0.0
+    plan = make_plan([0], 2000, temperature=np.ones(1, dtype=np.float32), uniform=np.asarray([uniform]))
+    assert torch_rows(logits).sample(plan).token_ids[0] == (100 if uniform == 0 else 1899)
+
+
+def test_nothing_planned_gives_nothing():
+    found = torch_rows(np.zeros((2, 50), dtype=np.float32)).sample(make_plan([], 50, top_logprobs=2))
+    assert found.token_ids.shape == (0,)
+    assert found.top_raw[0].shape == (0, 2)
+
+
+@pytest.mark.parametrize("top_logprobs", [0, 4])
+def test_scores_agree_with_the_numpy_reference(top_logprobs):
+    rng = np.random.default_rng(4)
+    logits = np.round(rng.normal(0, 3, (150, 900)) * 8).astype(np.float32) / 8
+    logits[17, 5] = np.nan
+    for rows in (np.arange(150), rng.integers(0, 150, 400), np.repeat([3, 99], 100)):
+        targets = rng.integers(0, 900, len(rows))
+        found = torch_rows(logits).score(rows, targets, top_logprobs)
+        expected = NumpyLogitRows(logits).score(rows, targets, top_logprobs)
+        ok = expected.is_finite
+        np.testing.assert_array_equal(found.is_finite, ok)
+        np.testing.assert_allclose(found.logprob[ok], expected.logprob[ok], atol=2e-5)
+        np.testing.assert_array_equal(found.rank[ok], expected.rank[ok])
+        np.testing.assert_array_equal(found.top[0][ok], expected.top[0][ok])
+
+
+def test_rows_come_back_as_they_are():
+    logits = np.random.default_rng(5).normal(size=(3, 77)).astype(np.float32)
+    rows = torch_rows(logits)
+    rows.sample(make_plan([2, 0], 77, bias=(np.asarray([0]), np.asarray([5]), np.ones(1, dtype=np.float32))))
+    np.testing.assert_array_equal(rows.to_numpy(), logits)
