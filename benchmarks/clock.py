@@ -27,6 +27,7 @@ def use_one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+    quiet()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +53,10 @@ def cpu_seconds(run: Callable[[], T]) -> tuple[float, T]:
     begin = time.process_time()
     result = run()
     return time.process_time() - begin, result
+
+
+def quiet() -> None:
+    """No progress bars of transformers."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

@@ -53,6 +53,8 @@ class Verdict:
     refused: dict[str, str] = field(default_factory=dict)
     """By case: the typed error."""
     not_checkable: dict[str, str] = field(default_factory=dict)
+    unchecked: Counter[str] = field(default_factory=Counter)
+    """Results of checkable schemas that the judge could not say anything of, by reason."""
     finished: int = 0
     checked: int = 0
     ran_out: int = 0
@@ -191,7 +193,7 @@ def _judge(
     try:
         fault = rule.judge.fault(completion.text)
     except NotCheckableError as error:
-        verdict.not_checkable[rule.name] = str(error)
+        verdict.unchecked[str(error)] += 1
         return
     verdict.checked += 1
     if fault is not None:

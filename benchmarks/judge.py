@@ -11,7 +11,7 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation, localcontext
 from typing import Any
 
 import jsonschema
@@ -22,6 +22,9 @@ from referencing.exceptions import Unresolvable
 from benchmarks.formats import CHECKS
 
 TIME_LIMIT = 10.0
+# Enough digits for exact remainders of whatever a float can hold; exponents beyond are cut.
+_CONTEXT = Context(prec=2000)
+_MAX_EXPONENT = 10**5
 _MAPS = frozenset(
     {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"}
 )
@@ -52,11 +55,11 @@ class Judge:
             last, has_repeats = _parse(text, first_wins=False)
         except ValueError as error:
             return f"no JSON: {error}"
-        except (InvalidOperation, RecursionError) as error:  # an exponent of 20 digits; 1,000 brackets
+        except RecursionError as error:
             raise NotCheckableError(f"{type(error).__name__}: {error}") from None
         values = [last, _parse(text, first_wins=True)[0]] if has_repeats else [last]
         try:
-            with _time_limit(TIME_LIMIT):
+            with _time_limit(TIME_LIMIT), localcontext(_CONTEXT):
                 for value in values:
                     error = next(self._validator.iter_errors(value), None)
                     if error is not None:
@@ -89,12 +92,21 @@ def _parse(text: str, *, first_wins: bool) -> tuple[Any, bool]:
 
     value = json.loads(
         text,
-        parse_float=Decimal,
+        parse_float=_number,
         parse_int=lambda digits: int(digits) if len(digits) < 4000 else Decimal(digits),
         parse_constant=_no_constant,
         object_pairs_hook=to_object,
     )
     return value, has_repeats
+
+
+def _number(text: str) -> Decimal:
+    """Exact, but an exponent beyond 100,000 is cut: too large or too small for any schema anyway."""
+    mantissa, _, exponent = text.lower().partition("e")
+    if len(exponent) < 6:
+        return Decimal(text)
+    power = int(exponent) if len(exponent) < 4000 else int(f"{exponent[0]}9") * _MAX_EXPONENT
+    return Decimal(f"{mantissa}e{max(-_MAX_EXPONENT, min(_MAX_EXPONENT, power))}")
 
 
 def _no_constant(name: str) -> Any:
@@ -104,8 +116,7 @@ def _no_constant(name: str) -> Any:
 def _numbers(types: TypeChecker) -> TypeChecker:
     def is_integer(_: Any, value: Any) -> bool:
         if isinstance(value, Decimal):
-            exponent = value.normalize().as_tuple().exponent
-            return isinstance(exponent, int) and exponent >= 0
+            return not value or value == value.to_integral_value()
         return isinstance(value, int) and not isinstance(value, bool)
 
     return types.redefine("integer", is_integer)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+_NUMBERS = frozenset(["", *"0123456789-"])
+
 
 @dataclass(slots=True)
 class Table:
@@ -27,9 +29,10 @@ class Table:
     def text(self) -> str:
         lines = [self.columns, *self.rows]
         widths = [max(len(line[column]) for line in lines) for column in range(len(self.columns))]
+        is_number = [all(row[column][:1] in _NUMBERS for row in self.rows) for column in range(len(widths))]
         first, *rest = (
             "  ".join(
-                cell.ljust(width) if column == 0 else cell.rjust(width)
+                cell.rjust(width) if column and is_number[column] else cell.ljust(width)
                 for column, (cell, width) in enumerate(zip(line, widths, strict=True))
             ).rstrip()
             for line in lines

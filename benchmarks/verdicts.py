@@ -24,6 +24,11 @@ def verdict_tables(verdict: Verdict) -> list[Table]:
         summary.add(["tokens per second, wall", f"{verdict.tokens / verdict.seconds:,.0f}", ""])
     tables = [summary, _listed("refused with a typed error", verdict.refused)]
     tables.append(_listed("not checkable by jsonschema", verdict.not_checkable))
+    if verdict.unchecked:
+        unchecked = Table("results not checked", ["results", "reason"])
+        for reason, count in verdict.unchecked.most_common():
+            unchecked.add([str(count), reason[:160]], reason=reason, count=count)
+        tables.append(unchecked)
     if verdict.errors:
         kinds = ", ".join(f"{kind} {count}" for kind, count in verdict.error_kinds.most_common())
         errors = Table(f"ended with a typed error: {kinds}", ["error"])
@@ -43,6 +48,7 @@ def _lines(verdict: Verdict) -> Sequence[tuple[str, int, str]]:
         ("  ran into max_tokens, and say so", verdict.ran_out, ""),
         ("  typed errors", len(verdict.errors), ""),
         ("checked by jsonschema", verdict.checked, ""),
+        ("  not, though the schema can be", verdict.unchecked.total(), ""),
         ("  with a repeated key", verdict.repeated_keys, ""),
         ("  INVALID", len(verdict.invalid), "0"),
         ("say what is not so", len(verdict.mislabelled), "0"),
@@ -54,8 +60,9 @@ def _lines(verdict: Verdict) -> Sequence[tuple[str, int, str]]:
 
 def _listed(title: str, items: dict[str, str]) -> Table:
     """Reasons, with how often and for example where."""
-    table = Table(title, ["schemas", "reason", "for example"])
+    table = Table(title, ["schemas", "for example", "reason"])
+    items = {name: reason.replace("\n", " ") for name, reason in items.items()}
     names = {reason: name for name, reason in reversed(items.items())}
     for reason, count in Counter(items.values()).most_common():
-        table.add([str(count), reason[:110], names[reason][:50]], reason=reason, count=count)
+        table.add([str(count), names[reason][:50], reason[:140]], reason=reason, count=count)
     return table

@@ -5,7 +5,6 @@
     DCMODEL_DEVICE        cpu, cuda, cuda:1, mps                    (default: an accelerator if there is one)
     DCMODEL_DTYPE         float32, bfloat16, float16                (default: the backend's)
     DCMODEL_MAX_CONTEXT   longest sequence in tokens                (default: the model's)
-    DCMODEL_CACHE_DIR     where compiled things may be kept         (default: $XDG_CACHE_HOME/dcmodel)
 
 An empty variable counts as unset. Hugging Face's own variables (``HF_HOME``, ``HF_TOKEN``,
 ``HF_HUB_OFFLINE``) are left to it.
@@ -17,8 +16,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Self
 
 from dcmodel.errors import SettingError
@@ -26,12 +24,6 @@ from dcmodel.errors import SettingError
 PREFIX = "DCMODEL_"
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICE_PATTERN = re.compile(r"cpu|mps|(cuda|xpu)(:\d+)?")
-
-
-def default_cache_dir(environ: Mapping[str, str]) -> Path:
-    """``$XDG_CACHE_HOME/dcmodel``, or ``~/.cache/dcmodel``."""
-    base = environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "dcmodel"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +35,6 @@ class Settings:
     device: str | None = None
     dtype: str | None = None
     max_context: int | None = None
-    cache_dir: Path = field(default_factory=lambda: default_cache_dir(os.environ))
     unknown: tuple[str, ...] = ()
     """Variables with our prefix that mean nothing, most likely misspelt (shown by `dcmodel doctor`)."""
 
@@ -51,14 +42,12 @@ class Settings:
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Read them; raises `SettingError` naming the variable that holds a bad value."""
         environ = os.environ if environ is None else environ
-        cache_dir = environ.get("DCMODEL_CACHE_DIR")
         return cls(
             model=environ.get("DCMODEL_MODEL") or None,
             backend=environ.get("DCMODEL_BACKEND") or None,
             device=_device(environ.get("DCMODEL_DEVICE")),
             dtype=_dtype(environ.get("DCMODEL_DTYPE")),
             max_context=_positive("DCMODEL_MAX_CONTEXT", environ.get("DCMODEL_MAX_CONTEXT")),
-            cache_dir=Path(cache_dir).expanduser() if cache_dir else default_cache_dir(environ),
             unknown=tuple(sorted(name for name in environ if name.startswith(PREFIX) and name not in NAMES)),
         )
 
@@ -69,7 +58,6 @@ NAMES = (
     "DCMODEL_DEVICE",
     "DCMODEL_DTYPE",
     "DCMODEL_MAX_CONTEXT",
-    "DCMODEL_CACHE_DIR",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dcmodel.logits import Bools, Floats, Ints, SampledRows, SamplePlan, ScoredRows
 
@@ -64,7 +65,8 @@ class NumpyLogitRows:
 
 def _finite_rows(logits: Floats) -> Bools:
     """Rows without NaN and +inf; -inf is a legal logit."""
-    return ~(np.isnan(logits) | (logits == np.inf)).any(axis=1)
+    finite: Bools = ~(np.isnan(logits) | (logits == np.inf)).any(axis=1)
+    return finite
 
 
 def _log_sum_exp(logits: Floats, usable: Bools) -> Floats:
@@ -105,7 +107,7 @@ def _adjust(logits: Floats, plan: SamplePlan) -> Floats:
 
 
 def _draw(logits: Floats, plan: SamplePlan, ok: Bools) -> Ints:
-    drawn = logits.argmax(axis=1)
+    drawn: Ints = logits.argmax(axis=1)
     for row in np.flatnonzero((plan.temperature > 0) & ok):
         scaled = logits[row].astype(np.float64) / float(plan.temperature[row])
         drawn[row] = _draw_one(
@@ -118,9 +120,7 @@ def _draw(logits: Floats, plan: SamplePlan, ok: Bools) -> Ints:
     return drawn
 
 
-def _draw_one(
-    logits: np.ndarray[tuple[int], np.dtype[np.float64]], top_k: int, top_p: float, min_p: float, u: float
-) -> int:
+def _draw_one(logits: NDArray[np.float64], top_k: int, top_p: float, min_p: float, u: float) -> int:
     order = np.argsort(-logits, kind="stable")
     weights = np.exp(logits - logits[order[0]])
     if 0 < top_k < len(order):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -48,13 +49,26 @@ def open_llm(arguments: argparse.Namespace) -> LLM:
     """The model that the arguments name; not loaded yet."""
     from dcmodel.llm import LLM
 
-    return LLM(
+    llm = LLM(
         arguments.model,
         backend=arguments.backend,
         device=arguments.device,
         dtype=arguments.dtype,
         max_context=arguments.max_context,
     )
+    hide_loading_bar(llm)
+    return llm
+
+
+def hide_loading_bar(llm: LLM) -> None:
+    """No bar for the embedded model, which loads in a moment, nor where nobody watches.
+
+    Hugging Face's libraries read the variable when they are imported, which has not happened yet.
+    """
+    from dcmodel.registry import EMBEDDED
+
+    if llm.name == EMBEDDED or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def read_prompt(argument: str) -> str:

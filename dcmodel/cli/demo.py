@@ -7,7 +7,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from dcmodel.cli.arguments import new_command
+from dcmodel.cli.arguments import hide_loading_bar, new_command
 from dcmodel.cli.generate import summary_line
 from dcmodel.cli.output import Output
 
@@ -24,7 +24,7 @@ PERSON = {
 }
 EXTRACTION = "Text: Mira Solberg is a painter from Lyon.\nFields: name, job, city\nJSON:"
 FLIGHT = "Text: Jonas travels to Oslo on 2026-03-14.\nQ: When does Jonas travel to Oslo?\nA:"
-DATE = r" ?[0-9]{4}-[0-9]{2}-[0-9]{2}"
+DATE = r" [0-9]{4}-[0-9]{2}-[0-9]{2}"
 REVIEW = "Review: The soup was delicious and the staff was friendly.\nSentiment:"
 SENTIMENTS = (" positive", " negative")
 SUM = "3 + 4 ="
@@ -41,13 +41,13 @@ def execute(arguments: argparse.Namespace, output: Output) -> int:
 
     began = time.perf_counter()
     with LLM(EMBEDDED) as llm:
+        hide_loading_bar(llm)
         if arguments.json:
             output.json(_as_json(llm))
             return 0
         info = llm.info
-        output.line(
-            f"{info.name} on {info.backend} ({info.device}), loaded in {time.perf_counter() - began:.1f} s"
-        )
+        seconds = time.perf_counter() - began
+        output.line(f"The embedded model on {info.backend} ({info.device}), loaded in {seconds:.1f} s")
         show_tour(llm, output)
     output.line()
     output.line("Next: dcmodel generate --help, dcmodel backends, and the examples in README.md.")

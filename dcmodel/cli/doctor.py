@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from dcmodel import __version__
-from dcmodel.cli.arguments import new_command
+from dcmodel.cli.arguments import hide_loading_bar, new_command
 from dcmodel.cli.output import Output
 from dcmodel.env import Settings, nearest_name
 from dcmodel.errors import DcModelError
@@ -119,7 +119,8 @@ def check_settings() -> Iterator[Check]:
         hint = f"; did you mean {near}?" if near else ""
         yield Check("settings", Status.NOTE, f"{name} means nothing to dcmodel{hint}", f"unset {name}")
     shown = {name: value for name, value in asdict(settings).items() if value and name != "unknown"}
-    yield Check("settings", Status.OK, ", ".join(f"{name}={value}" for name, value in shown.items()))
+    detail = ", ".join(f"{name}={value}" for name, value in shown.items())
+    yield Check("settings", Status.OK, detail or "none of the DCMODEL_* variables is set")
 
 
 def check_device(registry: Registry) -> Check:
@@ -169,14 +170,15 @@ def check_embedded(registry: Registry) -> Check:
     began = time.perf_counter()
     try:
         with LLM(EMBEDDED, backend=DEFAULT_BACKEND, device="cpu", registry=registry) as llm:
-            name = llm.info.name
+            hide_loading_bar(llm)
+            backend = llm.info.backend
             loaded = time.perf_counter()
             completion = llm.generate("3 + 4 =", regex=" ?[0-9]{1,3}", max_tokens=8)
     except DcModelError as error:
         return Check("embedded model", Status.FAILED, error.message, error.remedy)
     answered = time.perf_counter()
     detail = (
-        f"{name} answers 3 + 4 ={completion.text} "
+        f"on {backend} it answers 3 + 4 ={completion.text} "
         f"(loaded in {loaded - began:.1f} s, answered in {answered - loaded:.2f} s)"
     )
     return Check("embedded model", Status.OK if completion.certificate.valid else Status.FAILED, detail)

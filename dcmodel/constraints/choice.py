@@ -45,10 +45,11 @@ class Choice(Constraint):
         forcing = max(map(len, self.options)) <= MAX_FORCED_CHARACTERS
         if not forcing:
             lines.append(NO_FORCING)
-        engine = build_engine("\n".join(lines), tokenizer)
+        grammar = "\n".join(lines)
+        engine = build_engine(grammar, tokenizer)
         if message := engine_error(engine):
             raise InvalidConstraintError(f"the options cannot be compiled: {message}.")
-        return LlgCompiled(engine, tokenizer, forcing=forcing)
+        return LlgCompiled(engine, grammar, tokenizer, forcing=forcing)
 
     def to_dict(self) -> Mapping[str, Any]:
         return {"kind": self.kind, "options": list(self.options)}

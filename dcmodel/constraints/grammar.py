@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 from lark import Lark, Tree
-from lark.exceptions import LarkError
+from lark.exceptions import GrammarError
 from llguidance import LLMatcher
 
 from dcmodel.constraint import CompiledConstraint, Constraint
@@ -24,9 +24,6 @@ from dcmodel.constraints.llg import (
 )
 from dcmodel.errors import InvalidConstraintError, UnsatisfiableConstraintError, UnsupportedConstraintError
 from dctokenizers import Tokenizer
-
-LARK_ERRORS = (LarkError, OSError, AssertionError, re.error, RecursionError)
-"""What the `lark` package raises for a grammar that it cannot read."""
 
 
 class Grammar(Constraint):
@@ -87,31 +84,35 @@ class Grammar(Constraint):
         for parser in self._load_parsers():
             try:
                 tree: Tree[Any] = parser.parse(text)
-            except LarkError:
+            except Exception:  # Lark reads some texts otherwise; they are valid all the same
                 continue
             return tree
         return text
 
     def _build(self, text: str, tokenizer: Tokenizer, forcing: bool) -> LlgCompiled:
-        engine = build_engine(LLMatcher.grammar_from_lark(text), tokenizer)
+        grammar = LLMatcher.grammar_from_lark(text)
+        engine = build_engine(grammar, tokenizer)
         if message := engine_error(engine):
             raise self._refusal(message)
         if message := first_mask_error(engine, tokenizer):
             if is_dead_end(message):
                 raise UnsatisfiableConstraintError("no text matches the grammar.")
             raise InvalidConstraintError(f"the grammar is too complex: {message}.")
-        return LlgCompiled(engine, tokenizer, forcing=forcing)
+        return LlgCompiled(engine, grammar, tokenizer, forcing=forcing)
 
     def _refusal(self, message: str) -> InvalidConstraintError:
         found = re.match(r"(?:at )?(\d+)\((\d+)\): (.*)", message, re.DOTALL)
         if found is None:
             return InvalidConstraintError(f"the grammar is wrong: {message}.")
         reason = found[3].partition("\n   ")[0].strip().rstrip(".")
+        if cause := re.search(r"^error: (.*)$", found[3], re.MULTILINE):
+            reason = f"{reason.partition(' (in regex)')[0]}: {cause[1].rstrip('.')}"
         position = _offset(self.lark, int(found[1]), int(found[2]))
-        if "not supported" in reason:
+        keyword = re.search(r'Unimplemented keys: \["([^"]*)|(look-around)|([^ ]+) not supported', reason)
+        if keyword is not None:
             error: InvalidConstraintError = UnsupportedConstraintError(
                 f"the grammar cannot be used {_place(self.lark, position)}: {reason}.",
-                keyword=reason.partition(" not supported")[0].split(" ")[-1],
+                keyword=keyword[1] or keyword[2] or keyword[3],
             )
         else:
             detail = self._lark_message()
@@ -124,8 +125,11 @@ class Grammar(Constraint):
         """What the `lark` package says of the same text, where it sees an error in it."""
         try:
             self._make_parser("dynamic")
-        except LARK_ERRORS as error:
-            return f"Lark says: {str(error).splitlines()[0].rstrip('.')}." if str(error) else ""
+        except Exception as error:  # a second opinion, which must never be an error of its own
+            said = str(error).partition("\n")[0].rstrip(".")
+            return (
+                f"Lark says: {said}." if isinstance(error, GrammarError) and said[:10] != "Unexpected" else ""
+            )
         return ""
 
     def _check_special(self, text: str, position: int, tokenizer: Tokenizer) -> None:
@@ -148,14 +152,14 @@ class Grammar(Constraint):
                 for lexer in ("dynamic", "dynamic_complete"):
                     try:
                         self._parsers.append(self._make_parser(lexer))
-                    except LARK_ERRORS:
+                    except Exception:  # whatever Lark raises: it cannot read this one
                         break
             return self._parsers
 
     def _make_parser(self, lexer: str) -> Lark:
         # Lark reads imports from files; the grammar may come from anywhere.
         if re.search(r"%import\s+(?!common\b)", self.lark):
-            raise LarkError("only `common` can be imported")
+            raise GrammarError("only `common` can be imported")
         text = re.sub(r"^%llguidance\s*\{[^}]*\}", "", self.lark, flags=re.MULTILINE)
         return Lark(text, parser="earley", lexer=lexer)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_chec
 from llguidance import LLMatcher
 
 from dcmodel.constraint import CompiledConstraint, Constraint
-from dcmodel.constraints.llg import LlgCompiled, build_engine, engine_error
+from dcmodel.constraints.llg import LlgCompiled, build_engine, engine_error, without_forcing
 from dcmodel.constraints.schema_rewrite import rewrite_schema
 from dcmodel.errors import (
     ConstraintRuntimeError,
@@ -87,17 +87,19 @@ class JsonSchema(Constraint):
     def compile(self, tokenizer: Tokenizer) -> CompiledConstraint:
         if self._text == "false":
             raise UnsatisfiableConstraintError("no JSON value is valid under the schema `false`.")
-        text = "{}" if self._text == "true" else json.dumps(rewrite_schema(self.schema))
+        schema = self.schema
+        text, may_force = rewrite_schema({} if schema is True else schema)
+        options: JsonCompileOptions = {**STYLES[self.whitespace], **STRICT}
         try:
-            grammar = LLMatcher.grammar_from_json_schema(
-                text, overrides={**STYLES[self.whitespace], **STRICT}
-            )
+            grammar = LLMatcher.grammar_from_json_schema(text, overrides=options)
         except ValueError as error:
             raise InvalidConstraintError(f"the JSON schema cannot be read: {error}.") from None
+        if not may_force:
+            grammar = without_forcing(grammar)
         engine = build_engine(grammar, tokenizer)
         if message := engine_error(engine):
             raise _refusal(message)
-        return LlgCompiled(engine, tokenizer)
+        return LlgCompiled(engine, grammar, tokenizer, forcing=may_force)
 
     def to_dict(self) -> Mapping[str, Any]:
         return {"kind": self.kind, "schema": self.schema, "whitespace": self.whitespace}
@@ -148,34 +150,39 @@ def _dump(schema: Any) -> str:
         ) from None
 
 
+SIMPLER = "Leave it out of the schema and check the result, or say it otherwise."
+REFUSALS: tuple[tuple[str, str, str], ...] = (
+    # what the engine says, the keyword at fault (or the group that holds it), the remedy
+    (r'Unimplemented keys: \["([^"]*)"', "", SIMPLER),
+    (r"oneOf constraints", "oneOf", "Use `anyOf`, or cases that differ in a required property."),
+    (r"Unknown format: ", "format", SIMPLER),
+    (r"Resource .* not present in a registry|Pointer ", "$ref", "Put its target under $defs."),
+    (r"patternProperty regexes", "patternProperties", "Write patterns that exclude each other."),
+    (r"min/maxProperties only", "minProperties", "List the properties as `required`."),
+    (r"Value for 'multipleOf'|invalid multiple", "multipleOf", SIMPLER),
+    (r"(?s).*error: .* (?:is|are) not supported|lookarounds not supported", "pattern", SIMPLER),
+    (r".*not supported", "schema", SIMPLER),
+)
+
+
 def _refusal(message: str) -> InvalidConstraintError:
     """The typed error for the engine's refusal."""
-    remedy = "Leave it out of the schema and check the result, or say it otherwise."
-    if found := re.match(r'Unimplemented keys: \["([^"]*)"', message):
-        return _unsupported(found[1], f"the JSON schema uses `{found[1]}`", remedy)
-    if message.startswith("oneOf constraints"):
-        return _unsupported(
-            "oneOf", "the JSON schema uses `oneOf`", "Use `anyOf` where the cases exclude each other."
-        )
-    if found := re.match(r"Unknown format: (.*)", message):
-        return _unsupported("format", f"the JSON schema uses the `format` {found[1]!r}", remedy)
-    if "not present in a registry" in message or message.startswith("Pointer "):
-        return _unsupported(
-            "$ref", f"the JSON schema has a `$ref` that leads nowhere ({message})", "Put it under $defs."
-        )
-    if found := re.match(
-        r"patternProperty|min/maxProperties|Value for 'multipleOf'|invalid multiple", message
-    ):
-        keywords = {"p": "patternProperties", "m": "minProperties", "V": "multipleOf", "i": "multipleOf"}
-        return _unsupported(keywords[found[0][0]], f"the JSON schema cannot be used ({message})", remedy)
-    if "not supported" in message:
-        keyword = "pattern" if "regex" in message else ""
-        return _unsupported(keyword, f"the JSON schema has a part without an exact mask ({message})", remedy)
     if message.startswith("Unsatisfiable schema"):
-        reason = message.partition(": ")[2]
-        return UnsatisfiableConstraintError(f"no JSON value is valid under the schema: {reason}.")
-    return InvalidConstraintError(f"the JSON schema is wrong: {message}.")
+        reason = message.partition(": ")[2].partition("\n")[0]
+        return UnsatisfiableConstraintError(f"no JSON value is valid under the schema: {reason:.200}.")
+    for said, keyword, remedy in REFUSALS:
+        if found := re.match(said, message):
+            keyword = keyword or found[1]
+            return UnsupportedConstraintError(
+                f"the JSON schema cannot be used, because of `{keyword}`: {_last_line(message)}.",
+                remedy=remedy,
+                keyword=keyword,
+            )
+    return InvalidConstraintError(f"the JSON schema is wrong: {_last_line(message)}.")
 
 
-def _unsupported(keyword: str, what: str, remedy: str) -> UnsupportedConstraintError:
-    return UnsupportedConstraintError(f"{what}, which is not supported.", remedy=remedy, keyword=keyword)
+def _last_line(message: str) -> str:
+    """The engine draws a caret under a pattern; what is wrong stands below it."""
+    lines = message.strip().splitlines()
+    reason = lines[-1].removeprefix("error: ").rstrip(".")
+    return f"the pattern {lines[1].strip()!r:.80} ({reason})" if lines[0] == "regex parse error:" else reason

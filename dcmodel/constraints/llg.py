@@ -7,6 +7,8 @@ tokens. End-of-sequence tokens never reach the engine: they are counted here, so
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,9 +16,9 @@ from llguidance import LLMatcher, LLParserLimits
 
 from dcmodel.constraint import CompiledConstraint, Explanation, MaskRow, Matcher
 from dcmodel.constraints.explain import explain_from_mask, join_bytes, show
-from dcmodel.constraints.plain import no_end_token
+from dcmodel.constraints.plain import no_end_token, row_of
 from dcmodel.errors import ConstraintRuntimeError, DeadEndError
-from dcmodel.mask import BITS, mask_words, row_from_ids
+from dcmodel.mask import mask_words
 from dctokenizers import Tokenizer
 
 # With the engine's own limits a valid text looks rejected when it is replayed without masks.
@@ -24,9 +26,16 @@ LIMITS = LLParserLimits(initial_lexer_fuel=10**8, step_lexer_fuel=10**8)
 NO_FORCING = '%llguidance {"no_forcing": true}'
 
 
-def build_engine(grammar: str, tokenizer: Tokenizer, *, limits: LLParserLimits = LIMITS) -> LLMatcher:
+def build_engine(grammar: str, tokenizer: Tokenizer, *, limits: LLParserLimits | None = None) -> LLMatcher:
     """An engine at the beginning of the text; a bad grammar shows in `engine_error`."""
-    return LLMatcher(tokenizer.ll_tokenizer(), grammar, log_level=0, limits=limits)
+    return LLMatcher(tokenizer.ll_tokenizer(), grammar, log_level=0, limits=limits or LIMITS)
+
+
+def without_forcing(grammar: str) -> str:
+    """The same grammar (as `LLMatcher.grammar_from_...` gives it), in which no text is forced."""
+    (inner,) = json.loads(grammar)["grammars"]
+    outer = {"lark_grammar": f"start: @inner\n{NO_FORCING}\n"}
+    return json.dumps({"grammars": [outer, {**inner, "name": "inner"}]})
 
 
 def engine_error(engine: LLMatcher) -> str:
@@ -50,30 +59,45 @@ def is_dead_end(message: str) -> bool:
 class LlgCompiled(CompiledConstraint):
     """An engine at the beginning of the text, which is copied for each sequence and never moved."""
 
-    def __init__(self, engine: LLMatcher, tokenizer: Tokenizer, *, forcing: bool = True) -> None:
+    def __init__(
+        self, engine: LLMatcher, grammar: str, tokenizer: Tokenizer, *, forcing: bool = True
+    ) -> None:
+        """`engine` is what `build_engine` made of `grammar`."""
         self.engine = engine
         self.tokenizer = tokenizer
         self.forcing = forcing
         self.vocab_size = tokenizer.vocab_size
         self.words = mask_words(self.vocab_size)
         self.eos_token_ids = frozenset(tokenizer.eos_token_ids)
-        self.end_row = np.zeros(self.words, dtype=np.int32)
-        row_from_ids(self.eos_token_ids, self.vocab_size, self.end_row)
+        self.end_row = row_of(self.eos_token_ids, self.vocab_size)
         # Where a vocabulary has no end, the engine was given a token that plays it.
         self.stand_ins = () if self.eos_token_ids else tuple(tokenizer.ll_tokenizer().eos_tokens)
         # The engine finds out that a match is complete when it has consumed a token, not before.
         self.is_empty = engine.is_accepting() and self._allows_end_only()
-
-    def _allows_end_only(self) -> bool:
-        probe = self.engine.deep_copy()
-        row = np.zeros(self.words, dtype=np.int32)
-        probe.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
-        end_row = np.zeros_like(row)
-        row_from_ids(self.stand_ins or self.eos_token_ids, self.vocab_size, end_row)
-        return bool((row == end_row).all())
+        self._grammar = grammar
+        self._lock = threading.Lock()
 
     def matcher(self) -> LlgMatcher:
-        return LlgMatcher(self, self.engine.deep_copy(), [])
+        engine = self.engine
+        return LlgMatcher(self, engine, engine.deep_copy(), [])
+
+    def renew(self, engine: LLMatcher) -> bool:
+        """Replace `engine` if the lexer that it shares with its copies is broken; whether it was.
+
+        A text that exhausts the lexer breaks it for all copies, those of other requests too.
+        """
+        with self._lock:
+            if self.engine is engine and first_mask_error(engine, self.tokenizer):
+                fresh = build_engine(self._grammar, self.tokenizer)
+                if not first_mask_error(fresh, self.tokenizer):
+                    self.engine = fresh
+            return self.engine is not engine
+
+    def _allows_end_only(self) -> bool:
+        row = np.zeros(self.words, dtype=np.int32)
+        self.engine.deep_copy().unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
+        ends = row_of(self.stand_ins or self.eos_token_ids, self.vocab_size)
+        return bool((row == ends).all())
 
 
 class LlgMatcher(Matcher):
@@ -83,15 +107,30 @@ class LlgMatcher(Matcher):
     its lock, so forks are warm, and wait for one another when their masks are computed in parallel.
     """
 
-    __slots__ = ("_compiled", "_ends", "_engine", "_nbytes", "_since_mask", "_token_ids")
+    __slots__ = (
+        "_compiled",
+        "_ends",
+        "_engine",
+        "_is_careful",
+        "_is_fueled",
+        "_nbytes",
+        "_origin",
+        "_token_ids",
+    )
 
-    def __init__(self, compiled: LlgCompiled, engine: LLMatcher, token_ids: list[int], ends: int = 0) -> None:
+    def __init__(
+        self, compiled: LlgCompiled, origin: LLMatcher, engine: LLMatcher, token_ids: list[int], ends: int = 0
+    ) -> None:
         self._compiled = compiled
+        self._origin = origin
         self._engine = engine
         self._token_ids = token_ids
         self._ends = ends
         self._nbytes = compiled.words * 4
-        self._since_mask = len(token_ids)
+        # Whether a mask was computed for this state: only then a refusal is sure to be one.
+        self._is_fueled = False
+        # After the lexer broke, a mask is computed before each token.
+        self._is_careful = False
 
     def fill_mask(self, row: MaskRow) -> None:
         words = self._compiled.words
@@ -102,8 +141,8 @@ class LlgMatcher(Matcher):
                 raise ValueError(f"a mask row needs {words} contiguous int32 words, not {row.shape}")
             self._engine.unsafe_compute_mask_ptr(row.ctypes.data, self._nbytes)
             if self._engine.is_error():
-                raise self._recover()
-            self._since_mask = 0
+                self._compute_again(row)
+            self._is_fueled = True
             if self._compiled.stand_ins:
                 self._clear_stand_ins(row)
         if row.shape[0] > words:
@@ -131,7 +170,8 @@ class LlgMatcher(Matcher):
             return []
         token_ids = self._engine.compute_ff_tokens()
         if self._engine.is_error():
-            raise self._recover()
+            self._recover()
+            return []
         for index, token_id in enumerate(token_ids):
             if token_id in self._compiled.eos_token_ids:
                 return token_ids[:index]
@@ -148,7 +188,11 @@ class LlgMatcher(Matcher):
         return self._compiled.is_empty and not self._token_ids
 
     def fork(self) -> LlgMatcher:
-        return LlgMatcher(self._compiled, self._engine.deep_copy(), self._token_ids.copy(), self._ends)
+        twin = LlgMatcher(
+            self._compiled, self._origin, self._engine.deep_copy(), self._token_ids.copy(), self._ends
+        )
+        twin._is_fueled, twin._is_careful = self._is_fueled, self._is_careful
+        return twin
 
     def rollback(self, count: int) -> None:
         if not 0 <= count <= len(self._token_ids) + self._ends:
@@ -158,7 +202,7 @@ class LlgMatcher(Matcher):
         count -= ends
         if count:
             del self._token_ids[-count:]
-            self._since_mask = len(self._token_ids)
+            self._is_fueled = False
             if not self._engine.rollback(count):
                 self._replay()
 
@@ -173,55 +217,83 @@ class LlgMatcher(Matcher):
 
     def _clear_stand_ins(self, row: MaskRow) -> None:
         words = self._compiled.words
-        for token_id in self._compiled.stand_ins:
-            row[token_id // BITS] &= ~np.int32(1 << (token_id % BITS) if token_id % BITS < 31 else -(2**31))
+        row[:words] &= ~row_of(self._compiled.stand_ins, self._compiled.vocab_size)
         if not row[:words].any():
             raise no_end_token()
 
     def _consume(self, text: list[int]) -> int:
-        taken = self._engine.try_consume_tokens(text)
-        self._token_ids += text if taken == len(text) else text[:taken]
-        self._since_mask += taken
-        if self._engine.is_error():
-            raise self._recover()
-        if taken < len(text) and self._since_mask and self._refuel():
-            return taken + self._consume(text[taken:])
+        taken = 0
+        while taken < len(text):
+            if self._is_careful and not self._is_fueled and not self._refuel():
+                break
+            rest = text[taken : taken + 1 if self._is_careful else None]
+            count = self._engine.try_consume_tokens(rest)
+            taken += count
+            if count:
+                self._token_ids += rest[:count]
+                self._is_fueled = False
+            if self._engine.is_error():
+                raise self._recover()[0]
+            if count < len(rest) and (self._is_fueled or not self._refuel()):
+                break
         return taken
 
     def _refuel(self) -> bool:
-        """Compute a mask for its side effect on the engine's budget; False where nothing can follow.
+        """Compute a mask for its effect on the engine's budget; False where nothing can follow.
 
         A text that is consumed without masks lives on one budget, and a valid token looks refused
         when it runs out.
         """
         row = np.empty(self._compiled.words, dtype=np.int32)
         self._engine.unsafe_compute_mask_ptr(row.ctypes.data, self._nbytes)
-        self._since_mask = 0
-        if not self._engine.is_error():
-            return True
-        error = self._recover()
-        if isinstance(error, DeadEndError):
-            return False
-        raise error
+        if self._engine.is_error():
+            try:
+                self._compute_again(row)
+            except DeadEndError:
+                return False
+        self._is_fueled = True
+        return True
 
-    def _recover(self) -> DeadEndError | ConstraintRuntimeError:
-        """Build the engine again after an error, in the state before it; return what to raise."""
+    def _compute_again(self, row: MaskRow) -> None:
+        """After an error: the mask of a new engine, if another text broke the old one; else raise."""
+        error, is_renewed = self._recover()
+        if not is_renewed:
+            raise error
+        self._engine.unsafe_compute_mask_ptr(row.ctypes.data, self._nbytes)
+        if self._engine.is_error():
+            raise self._recover()[0]
+
+    def _recover(self) -> tuple[DeadEndError | ConstraintRuntimeError, bool]:
+        """Build the engine again after an error, in the state before it.
+
+        Returns what to raise, and whether the engine has a new lexer, so that it may be asked again.
+        """
         message = engine_error(self._engine)
+        is_renewed = not is_dead_end(message) and self._compiled.renew(self._origin)
+        self._origin = self._compiled.engine
+        self._is_careful = self._is_careful or is_renewed
         self._replay()
         if is_dead_end(message):
             text = show(join_bytes(self._compiled.tokenizer, self._token_ids), tail=True)
-            return DeadEndError(
+            error = DeadEndError(
                 f"the constraint allows no token after {text}.",
                 remedy="A part of it cannot match anything; see that every rule and terminal has a match.",
             )
+            return error, False
         return ConstraintRuntimeError(
             f"the mask engine gave up: {message}.", remedy="Write the constraint in a simpler way."
-        )
+        ), is_renewed
 
     def _replay(self) -> None:
-        self._engine = self._compiled.engine.deep_copy()
-        self._since_mask = len(self._token_ids)
-        if self._token_ids and self._engine.try_consume_tokens(self._token_ids) < len(self._token_ids):
-            raise ConstraintRuntimeError(
-                f"the mask engine refused tokens that it had accepted: {engine_error(self._engine)}."
-            )
+        self._engine = self._origin.deep_copy()
+        row = np.empty(self._compiled.words, dtype=np.int32)
+        step = 1 if self._is_careful else len(self._token_ids) or 1
+        for start in range(0, len(self._token_ids), step):
+            if self._is_careful:
+                self._engine.unsafe_compute_mask_ptr(row.ctypes.data, self._nbytes)
+            part = self._token_ids[start : start + step]
+            if self._engine.try_consume_tokens(part) < len(part):
+                raise ConstraintRuntimeError(
+                    f"the mask engine refused tokens that it had accepted: {engine_error(self._engine)}."
+                )
+        self._is_fueled = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -10,14 +9,14 @@ from typing import Any
 from llguidance import LLMatcher, regex_to_lark
 
 from dcmodel.constraint import CompiledConstraint, Constraint
-from dcmodel.constraints.forced_text import forced_text
+from dcmodel.constraints.forced_text import MAX_RUN, forced_text
 from dcmodel.constraints.llg import (
-    NO_FORCING,
     LlgCompiled,
     build_engine,
     engine_error,
     first_mask_error,
     is_dead_end,
+    without_forcing,
 )
 from dcmodel.constraints.regex_syntax import RegexSyntaxError, parse_regex
 from dcmodel.errors import InvalidConstraintError, UnsatisfiableConstraintError, UnsupportedConstraintError
@@ -49,7 +48,7 @@ class Regex(Constraint):
         forcing = _may_force(self.pattern)
         grammar = LLMatcher.grammar_from_regex(self.pattern)
         if not forcing:
-            grammar = _without_forcing(grammar)
+            grammar = without_forcing(grammar)
         engine = build_engine(grammar, tokenizer)
         if message := engine_error(engine):
             raise _refusal(self.pattern, message)
@@ -59,7 +58,7 @@ class Regex(Constraint):
             )
         if message:
             raise UnsatisfiableConstraintError(f"no text matches the regex {self.pattern[:80]!r}.")
-        return LlgCompiled(engine, tokenizer, forcing=forcing)
+        return LlgCompiled(engine, grammar, tokenizer, forcing=forcing)
 
     def to_dict(self) -> Mapping[str, Any]:
         return {"kind": self.kind, "pattern": self.pattern}
@@ -71,13 +70,7 @@ def _may_force(pattern: str) -> bool:
         node = parse_regex(pattern)
     except RegexSyntaxError:
         return False
-    return forced_text(node).run <= 10_000
-
-
-def _without_forcing(grammar: str) -> str:
-    parts = json.loads(grammar)
-    parts["grammars"][0]["lark_grammar"] += f"\n{NO_FORCING}\n"
-    return json.dumps(parts)
+    return forced_text(node).run <= MAX_RUN
 
 
 def _refusal(pattern: str, message: str) -> InvalidConstraintError:
@@ -99,7 +92,8 @@ def _refusal(pattern: str, message: str) -> InvalidConstraintError:
 
 def _position(pattern: str, message: str) -> int:
     """The offset in `pattern` of the caret in the engine's message, which shows an escaped form of it."""
-    marks = re.search(r"^ {4}( *)\^+$", message, re.MULTILINE)
+    shown = message.partition("\nerror: ")[0]
+    marks = re.search(r"^ {4}([ ^]*?)\^+$", shown, re.MULTILINE)
     column = len(marks[1]) if marks else 0
     end = next((n for n in range(len(pattern) + 1) if len(regex_to_lark(pattern[:n], "")) > column), None)
     return len(pattern) if end is None else end - 1

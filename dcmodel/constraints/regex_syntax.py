@@ -192,6 +192,8 @@ class _Reader:
             width = {"x": 2, "u": 4, "U": 8}[kind]
             digits = self.pattern[self.at : self.at + width]
             self.at += width
+            if len(digits) < width:
+                raise RegexSyntaxError(self.pattern)
         try:
             return chr(int(digits, 16))
         except (ValueError, OverflowError):

@@ -8,11 +8,14 @@ they say nothing (`uniqueItems: false`), or refused.
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
+from dcmodel.constraints.forced_text import MAX_RUN, forced_text
+from dcmodel.constraints.regex_syntax import RegexSyntaxError, parse_regex
 from dcmodel.constraints.schema_cases import exclude_each_other
 from dcmodel.constraints.schema_formats import FORMATS, SILENT_FORMATS
 from dcmodel.errors import InvalidConstraintError, UnsupportedConstraintError
@@ -37,23 +40,26 @@ SHAPES: dict[str, type | tuple[type, ...]] = {
 NEEDS_ESCAPE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
 
 
-def rewrite_schema(schema: Schema) -> Schema:
-    """A new schema for the engine.
+def rewrite_schema(schema: Schema) -> tuple[str, bool]:
+    """The schema for the engine as JSON text, and whether text may be forced; `schema` is changed.
 
     Raises `UnsupportedConstraintError` for what would be accepted wrongly, and
     `InvalidConstraintError` for a keyword whose value has a wrong type.
     """
-    root = copy.deepcopy(schema)
-    root.pop("x-guidance", None)  # options of the engine, which a schema must not set
-    rewriter = _Rewriter(root)
-    rewriter.visit(root)
-    return root
+    schema.pop("x-guidance", None)  # options of the engine, which a schema must not set
+    rewriter = _Rewriter(schema)
+    try:
+        rewriter.visit(schema)
+    except RecursionError:
+        raise InvalidConstraintError("the JSON schema is nested too deeply.") from None
+    return json.dumps(schema), rewriter.may_force
 
 
 class _Rewriter:
     def __init__(self, root: Schema) -> None:
         self.root = root
         self.seen: set[int] = set()
+        self.may_force = True
 
     def visit(self, schema: Any) -> None:
         """Rewrite a schema and all those in it, in place."""
@@ -70,6 +76,23 @@ class _Rewriter:
         _check_property_count(schema)
         _say_format(schema)
         self.say_one_of(schema)
+        self.check_length(schema)
+
+    def check_length(self, schema: Schema) -> None:
+        """Force nothing where very much might be forced (see `forced_text`)."""
+        patterns = [*schema.get("patternProperties", ())]
+        if "pattern" in schema:
+            patterns.append(schema["pattern"])
+        try:
+            longest = [forced_text(parse_regex(pattern)).run for pattern in patterns]
+        except (RegexSyntaxError, UnsupportedConstraintError):
+            longest = [MAX_RUN + 1]
+        for key, text_per_count in (("minLength", 1), ("minItems", 10), ("minProperties", 10)):
+            if isinstance(schema.get(key), int):
+                longest.append(schema[key] * text_per_count)
+        longest += [len(text) for key in ("const", "enum") if key in schema for text in _texts(schema[key])]
+        if longest and max(longest) > MAX_RUN:
+            self.may_force = False
 
     def say_one_of(self, schema: Schema) -> None:
         cases = schema.get("oneOf")

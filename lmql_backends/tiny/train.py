@@ -155,7 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=MODEL_DIR, help="directory of the model (default: %(default)s)"
     )
-    parser.add_argument("--steps", type=int, default=3200)
+    parser.add_argument("--steps", type=int, default=2800)
     parser.add_argument("--tokens-per-step", type=int, default=3072)
     parser.add_argument("--save-every", type=int, default=0, help="steps between checkpoints (default: none)")
     parser.add_argument("--seed", type=int, default=1)

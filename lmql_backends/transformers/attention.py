@@ -142,7 +142,7 @@ class SlotStep:
         slot_keys[:, :, chunk.start : chunk.end].copy_(key.transpose(1, 2))
         slot_values[:, chunk.start : chunk.end].copy_(value)
         heads = key.shape[0]
-        query = query.unflatten(0, (heads, -1))
+        query = query.view(heads, -1, *query.shape[1:])
         if not scores.is_plain:
             return self._attend_chunk_blocks(chunk, query, slot_keys, slot_values, scores)
         if chunk.start == 0 and (not scores.window or chunk.end <= scores.window):
@@ -186,7 +186,7 @@ class SlotStep:
                     scores,
                     heads=heads,
                     sink_rows=(1, shared, last - first),
-                ).unflatten(1, (shared, last - first))
+                ).view(heads, shared, last - first, -1)
             )
         return torch.cat(parts, dim=2).flatten(0, 1).transpose(0, 1)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +17,13 @@ PACKABLE_DTYPES = (torch.float32, torch.bfloat16)
 
 
 class PackedLinear(nn.Module):
-    """Stands in for an `nn.Linear` (or GPT-2's `Conv1D`); inference only."""
+    """Stands in for an `nn.Linear` (or GPT-2's `Conv1D`); inference only, on the CPU."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), TYPICAL_ROWS)
-        self._bias = bias
-        self._dtype = weight.dtype
+        self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), TYPICAL_ROWS)
+        self._bias = None if bias is None else bias.detach()
         self._linear = torch.ops.mkldnn._linear_pointwise.default
 
     def forward(self, input: Tensor) -> Tensor:
@@ -36,9 +34,8 @@ class PackedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The plain weight, made anew at each call (for code that only looks at dtype and device, or rarely)."""
-        dense: Tensor = self._packed.to_dense()
-        return dense
+        """The plain weight, made anew at each call: models ask a layer for its dtype now and then."""
+        return self._packed.to_dense()
 
     @property
     def bias(self) -> Tensor | None:
@@ -46,31 +43,36 @@ class PackedLinear(nn.Module):
 
 
 def pack_linears(model: nn.Module) -> int:
-    """Replace the linear layers of a model on the CPU; returns how many.
+    """Replace the linear layers that are on the CPU; returns how many.
 
-    The plain weight of a replaced layer is released, unless something else (a tied embedding) holds it.
-    Does nothing, and returns 0, where torch lacks the operations or computes them wrongly.
+    A replaced layer's plain weight is released unless something else holds it, as a tied embedding does.
+    Nothing is replaced where torch lacks the operations or computes them wrongly.
     """
-    owners = Counter(id(module) for module in model.modules())
-    packed: dict[int, PackedLinear] = {}
+    packed: dict[nn.Module, PackedLinear] = {}
     usable: dict[torch.dtype, bool] = {}
+    for parent, name, child in _linears(model):
+        weight = child.weight
+        if weight.dtype not in usable:
+            usable[weight.dtype] = can_pack(weight.dtype)
+        if not usable[weight.dtype]:
+            continue
+        if child not in packed:
+            plain = weight.t().contiguous() if isinstance(child, Conv1D) else weight
+            packed[child] = PackedLinear(plain, child.bias)
+        setattr(parent, name, packed[child])
+    return len(packed)
+
+
+def unpack_linears(model: nn.Module) -> None:
+    """Put plain linear layers back."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if id(child) in packed:
-                setattr(parent, name, packed[id(child)])
-                continue
-            if type(child) not in (nn.Linear, Conv1D) or not _is_plain(child):
-                continue
-            weight = child.weight
-            if weight.dtype not in usable:
-                usable[weight.dtype] = can_pack(weight.dtype)
-            if not usable[weight.dtype]:
-                continue
-            plain = weight.t().contiguous() if isinstance(child, Conv1D) else weight
-            packed[id(child)] = PackedLinear(plain, child.bias)
-            setattr(parent, name, packed[id(child)])
-    del owners
-    return len(packed)
+            if isinstance(child, PackedLinear):
+                linear = nn.Linear(child.in_features, child.out_features, bias=False, device="meta")
+                linear.weight = nn.Parameter(child.weight, requires_grad=False)
+                if child.bias is not None:
+                    linear.bias = nn.Parameter(child.bias, requires_grad=False)
+                setattr(parent, name, linear)
 
 
 def can_pack(dtype: torch.dtype) -> bool:
@@ -82,19 +84,25 @@ def can_pack(dtype: torch.dtype) -> bool:
     bias = torch.randn(48, generator=generator).to(dtype)
     rows = torch.randn(1, 5, 40, generator=generator).to(dtype)
     try:
-        found = PackedLinear(weight, bias)(rows)
+        with torch.inference_mode():
+            found = PackedLinear(weight, bias)(rows)
     except (RuntimeError, AttributeError, NotImplementedError, TypeError) as error:
-        logger.info("oneDNN packed weights are not available for %s: %s", dtype, error)
+        logger.info("oneDNN's packed weights are not available for %s: %s", dtype, error)
         return False
     tolerance = 1e-4 if dtype == torch.float32 else 0.2
     return torch.allclose(found.float(), F.linear(rows, weight, bias).float(), atol=tolerance, rtol=0.02)
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """Whether nothing but the module's own forward is at work on it."""
-    return (
-        module.weight.device.type == "cpu"
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
-        and "forward" not in module.__dict__
-    )
+def _linears(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear | Conv1D]]:
+    """(parent, name, layer) of all layers that are plain: no subclass, no hooks, on the CPU."""
+    return [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.Linear | Conv1D)
+        and type(child) in (nn.Linear, Conv1D)
+        and child.weight.device.type == "cpu"
+        and not child._forward_hooks
+        and not child._forward_pre_hooks
+        and "forward" not in child.__dict__
+    ]

@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 
+# Bytes between transposed rows: at strides of a power of two, writing a token's keys misses the cache thrice.
+KEY_ROW_PADDING = 64
+
+
 @dataclass(frozen=True, slots=True)
 class LayerShape:
     """What one attention layer keeps for each token, as seen in a forward (not as configured)."""
@@ -47,7 +51,8 @@ class Segment:
             layers = [index for index, other in enumerate(shapes) if other == shape]
             head = (len(layers), slots, shape.heads)
             if device.type == "cpu":
-                keys = zeros((*head, shape.key_dim, capacity), shape.dtype, device)
+                padded = capacity + KEY_ROW_PADDING // shape.dtype.itemsize
+                keys = zeros((*head, shape.key_dim, padded), shape.dtype, device)[..., :capacity]
             else:
                 keys = zeros((*head, capacity, shape.key_dim), shape.dtype, device).transpose(-1, -2)
             values = zeros((*head, capacity, shape.value_dim), shape.dtype, device)

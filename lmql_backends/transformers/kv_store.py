@@ -11,7 +11,7 @@ from lmql_backends.transformers.kv_segment import LayerShape, Segment
 
 SMALLEST_CAPACITY = 128
 # Slots are made in blocks of about this many tokens: long enough runs of neighbours, little left over.
-SEGMENT_TOKENS = 8192
+SEGMENT_TOKENS = 4096
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ class KVStore:
         return handle
 
     def reserve(self, handle: int, length: int) -> bool:
-        """Room for `length` tokens, if need be in a larger slot; False and no change if the budget is spent."""
+        """Room for `length` tokens, if need be in a larger slot; False, and no change, if there is none."""
         entry = self._entries[handle]
         if length <= entry.segment.capacity:
             return True

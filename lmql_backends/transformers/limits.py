@@ -73,7 +73,8 @@ def expected_windows(config: PretrainedConfig, layers: int) -> list[int] | None:
     return [window if WINDOWED[kind] else 0 for kind in attending]
 
 
-WINDOWED = {"full_attention": False, "sliding_attention": True}
+# Chunked attention is full attention up to the length that `packed_positions` gives.
+WINDOWED = {"full_attention": False, "chunked_attention": False, "sliding_attention": True}
 
 
 def default_kv_tokens(bytes_per_token: int, device: torch.device, *, most: int) -> int:

@@ -11,6 +11,11 @@ from transformers import PreTrainedModel
 from lmql_backends.transformers.attention import ATTENTION_NAME, ProbeStep, Step, register_attention
 
 
+def accepts_attention(model: PreTrainedModel) -> bool:
+    """Whether the model calls an attention function of ours, with what we hand to its forward."""
+    return bool(type(model)._supports_attention_backend)
+
+
 def use_slots(model: PreTrainedModel) -> None:
     """Let the model's attention go through the slot store."""
     register_attention()

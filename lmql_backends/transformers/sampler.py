@@ -31,7 +31,7 @@ Triples = tuple[Ints, Ints, Floats]
 
 
 class Workspace:
-    """Buffers that outlive a step: fresh memory of this size costs more in page faults than the arithmetic."""
+    """Buffers that outlive a step: the page faults of fresh memory cost more than the arithmetic."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -283,7 +283,8 @@ class _Sampling:
         count = max(FIRST_CANDIDATES, int(settings.top_k.max()))
         while left.size:
             is_all = count >= logits.shape[1]
-            ids, values = top(*_take(left, logits, maxima), count)
+            left_logits, left_maxima = _take(left, logits, maxima)
+            ids, values = top(left_logits, left_maxima, count)
             left_total = None if total is None or is_all else total[left]
             found, is_enough = draw(values, ids, settings.take(left), left_total)
             # A row without a choice has no sum; what is drawn for it is dropped.

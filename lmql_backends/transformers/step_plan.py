@@ -92,10 +92,12 @@ class StepPlan:
 
 def plan_step(batch: GenerateBatch, store: KVStore) -> StepPlan:
     """Lay out a batch whose sequences have room for it."""
-    single, short, chunks = [], [], []
-    for index, span in enumerate(batch.spans):
-        entry = store[span.sequence]
-        placed = PlacedSpan(index, entry.segment, entry.slot, span.start, len(span.token_ids))
+    single: list[PlacedSpan] = []
+    short: list[PlacedSpan] = []
+    chunks: list[PlacedSpan] = []
+    for index, wanted in enumerate(batch.spans):
+        entry = store[wanted.sequence]
+        placed = PlacedSpan(index, entry.segment, entry.slot, wanted.start, len(wanted.token_ids))
         kind = single if placed.count == 1 else short if placed.count <= SHORT_SPAN else chunks
         kind.append(placed)
     bytes_per_token = max(shape.bytes_per_token for shape in store.shapes)
@@ -205,7 +207,7 @@ def _group(members: list[PlacedSpan], device: torch.device) -> Group:
 
 def _slice_or_index(rows: list[int], device: torch.device) -> slice | Tensor:
     """Consecutive rows as a slice: a view instead of a copy."""
-    if rows[-1] - rows[0] + 1 == len(rows):
+    if rows == list(range(rows[0], rows[0] + len(rows))):
         return slice(rows[0], rows[-1] + 1)
     return _longs(rows, device)
 

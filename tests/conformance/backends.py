@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
+from dcmodel.backend import LoadedEngine, LoadOptions
 from dcmodel.local_model import LocalDcModel
 from dcmodel.model import DcModel
+from dcmodel.registry import Registry
 
 Reference = Callable[[Sequence[int]], np.ndarray]
 """Log-probabilities of the next token after these ids, float64 [vocab_size]."""
@@ -62,31 +65,62 @@ def fake_case() -> Case:
     )
 
 
+OPTIONS = frozenset({"max_context", "max_sequences", "kv_tokens", "max_batch_tokens"})
+
+
 def registered_case(name: str, model: str | None) -> Case:
     """Any backend from the registry; transformers has a plain forward of the same weights beside it."""
-    from dcmodel.backend import LoadedEngine, LoadOptions
-    from dcmodel.registry import embedded_model, load_backend
-
-    backend = load_backend(name)
-    path = model or embedded_model()
+    registry = Registry()
+    backend = registry.backend(name)
+    path = model or str(registry.embedded_path())
 
     def open_model(**options: int) -> DcModel:
         loaded = backend.load(path, LoadOptions(device="cpu", dtype="float32", **options))
         return LocalDcModel(loaded) if isinstance(loaded, LoadedEngine) else loaded
 
-    reference = plain_transformers(path) if name == "transformers" else None
-    options = frozenset({"max_context", "max_sequences", "kv_tokens", "max_batch_tokens"})
-    return Case(name, open_model, reference, options=options)
+    if name != "transformers":
+        return Case(name, open_model, None, options=OPTIONS)
+    return Case(name, open_model, plain_forward(path), tolerance=fp32_noise(path), options=OPTIONS)
+
+
+def random_case(folder: Path) -> Case:
+    """A small random Llama on transformers: logits are small, so rounding is too, and the bound is tight."""
+    path = save_random_llama(folder)
+    return replace(registered_case("transformers", path), name="random", tolerance=2e-5)
+
+
+def save_random_llama(folder: Path) -> str:
+    import torch
+    from fakes.small_tokenizer import save_small_tokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    vocab_size = save_small_tokenizer(folder)
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=0,
+        eos_token_id=1,
+        # Wide enough that greedy has no ties, small enough that float32 rounds below 2e-5.
+        initializer_range=0.15,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)
 
 
 @cache
-def plain_transformers(path: str) -> Callable[[Sequence[int]], np.ndarray]:
+def plain_forward(path: str, dtype: str = "float32") -> Callable[[Sequence[int]], np.ndarray]:
     """One unpadded forward of the unmodified model, nothing cached."""
     import torch
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
-    plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    plain = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
 
     @cache
     def logits(token_ids: tuple[int, ...]) -> np.ndarray:
@@ -94,3 +128,18 @@ def plain_transformers(path: str) -> Callable[[Sequence[int]], np.ndarray]:
             return plain(torch.tensor([token_ids]), use_cache=False).logits[0, -1].numpy()
 
     return lambda token_ids: logits(tuple(token_ids))
+
+
+def fp32_noise(path: str) -> float:
+    """2e-5, or four times what float32 itself does to this model's log-probabilities, if that is more.
+
+    A trained model with logits of 20 and more rounds away more than 2e-5 in a plain forward already.
+    """
+    single, double = plain_forward(path), plain_forward(path, "float64")
+    vocab_size = len(single((1,)))
+    worst = 0.0
+    for start in range(2, vocab_size - 30, vocab_size // 20):
+        token_ids = tuple(range(start, start + 30))
+        difference = log_softmax(single(token_ids)) - log_softmax(double(token_ids))
+        worst = max(worst, float(np.abs(difference).max()))
+    return max(2e-5, 4 * worst)

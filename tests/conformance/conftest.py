@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 import pytest_asyncio
-from conformance.backends import Case, fake_case, registered_case
+from conformance.backends import Case, fake_case, random_case, registered_case
 
 from dcmodel.model import DcModel
 
-DEFAULT_BACKENDS = ("fake", "transformers")
+# The fake engine's distribution is a closed form; `random` is a random model on transformers.
+DEFAULT_BACKENDS = ("fake", "random", "transformers")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -21,10 +22,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def case(request: pytest.FixtureRequest) -> Case:
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     name = request.param
     if name == "fake":
         return fake_case()
+    if name == "random":
+        return random_case(tmp_path_factory.mktemp("random-llama"))
     return registered_case(name, request.config.getoption("--model"))
 
 

@@ -176,3 +176,26 @@ async def test_a_token_set_allows_only_its_tokens(case, model):
     completion = await run_one(model, request(model, "yes", constraint=constraint, temperature=2.0, seed=1))
     eos = set(model.tokenizer.eos_token_ids)
     assert set(completion.token_ids) <= set(range(40, 60)) | eos
+
+
+async def test_log_probabilities_in_a_mixed_batch_equal_the_reference(case, model):
+    """Decoding rows, runs of forced tokens and chunks of prompts lie side by side in these steps."""
+    if case.reference is None:
+        pytest.skip(f"{case.name} has no plain reference")
+    constraints = [None, *(constraint for constraint, _ in KINDS.values())]
+    requests = [
+        request(
+            model,
+            f"{PROMPTS[i % 8]} {i}" * (1 + i % 4),
+            constraint=constraints[i % 5],
+            max_tokens=10 + 5 * (i % 7),
+            temperature=1.0,
+            seed=i,
+        )
+        for i in range(25)
+    ]
+    for item, completion in zip(requests, await run(model, requests), strict=True):
+        context = list(item.prompt_ids)
+        for token_id, entry in zip(completion.token_ids, completion.logprobs, strict=True):
+            assert abs(entry.raw_logprob - case.reference(context)[token_id]) <= case.tolerance
+            context.append(token_id)

@@ -29,6 +29,7 @@ def loads(monkeypatch):
         return loaded
 
     monkeypatch.setattr(Registry, "load", load)
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # what the commands set for themselves
     return asked
 
 

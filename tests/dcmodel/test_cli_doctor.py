@@ -70,6 +70,12 @@ def test_an_embedded_model_that_does_not_load_is_a_failure_with_its_remedy():
     assert "pip install" in check.next_command
 
 
+@pytest.fixture(autouse=True)
+def no_loading_bar(monkeypatch):
+    """What the command sets for itself must not stay in this process."""
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
 @pytest.fixture
 def checks(monkeypatch):
     def replace(*items):

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from dcmodel.env import Settings, nearest_name
@@ -22,7 +20,6 @@ def test_every_variable_is_read():
             "DCMODEL_DEVICE": "cuda:1",
             "DCMODEL_DTYPE": "bfloat16",
             "DCMODEL_MAX_CONTEXT": "2048",
-            "DCMODEL_CACHE_DIR": "/var/cache/x",
         }
     )
     assert settings == Settings(
@@ -31,7 +28,6 @@ def test_every_variable_is_read():
         device="cuda:1",
         dtype="bfloat16",
         max_context=2048,
-        cache_dir=Path("/var/cache/x"),
     )
 
 
@@ -55,10 +51,6 @@ def test_a_bad_value_is_an_error_that_names_the_variable(name, value):
 
 def test_an_empty_variable_counts_as_unset():
     assert Settings.from_environ({"DCMODEL_DEVICE": "", "DCMODEL_MAX_CONTEXT": ""}).device is None
-
-
-def test_the_cache_directory_follows_xdg():
-    assert Settings.from_environ({"XDG_CACHE_HOME": "/x"}).cache_dir == Path("/x/dcmodel")
 
 
 def test_a_misspelt_variable_is_reported_with_the_name_that_was_meant():

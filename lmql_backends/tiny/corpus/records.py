@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from lmql_backends.tiny.corpus import words
 from lmql_backends.tiny.corpus.document import Document, JsonValue, answered, enumeration, json_text
 from lmql_backends.tiny.corpus.names import NameMaker, Split
-from lmql_backends.tiny.corpus.templates import ASIDES, CLOSERS, KEYS, OPENERS, QUESTIONS, TEMPLATES
+from lmql_backends.tiny.corpus.templates import (
+    ANY_QUESTIONS,
+    ASIDES,
+    CLOSERS,
+    KEYS,
+    OPENERS,
+    QUESTIONS,
+    TEMPLATES,
+)
 
 _SLOT = re.compile(r"\{(\w+)\}")
 _ARTICLE = re.compile(r"\b([Aa]) (?=[aeiou])")
@@ -187,20 +195,20 @@ def extraction(rng: random.Random, maker: RecordMaker) -> Document:
 
 def reading(rng: random.Random, maker: RecordMaker) -> Document:
     """A sentence and a question that it answers."""
-    record = maker.draw(rng.choice(tuple(QUESTIONS)))
-    while not (pairs := _questions(record)):
-        record = maker.draw(rng.choice(tuple(QUESTIONS)))
+    family = rng.choice(FAMILIES)
+    record = maker.draw(family)
+    while not (pairs := _questions(family, record)):
+        record = maker.draw(family)
     question, answer = rng.choice(pairs)
     form = rng.choice(("Text: {}\nQ: {}\nA:", "{}\nQ: {}\nA:", "Text: {}\nQuestion: {}\nAnswer:"))
     return answered(rng, form.format(record.sentence, question), answer)
 
 
-def _questions(record: Record) -> list[tuple[str, str]]:
+def _questions(family: str, record: Record) -> list[tuple[str, str]]:
     pairs = []
-    for questions in QUESTIONS.values():
-        for slot, question in questions.items():
-            needed = _SLOT.findall(question)
-            if slot in record.values and all(name in record.values for name in needed):
-                filled = _SLOT.sub(lambda match: record.values[match[1]].surface, question)
-                pairs.append((filled, record.values[slot].surface))
+    for slot, question in (*QUESTIONS.get(family, {}).items(), *ANY_QUESTIONS.items()):
+        needed = _SLOT.findall(question)
+        if slot in record.values and all(name in record.values for name in needed):
+            filled = _SLOT.sub(lambda match: record.values[match[1]].surface, question)
+            pairs.append((filled, record.values[slot].surface))
     return pairs

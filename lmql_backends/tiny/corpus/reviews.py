@@ -13,11 +13,15 @@ LABELS = ("positive", "negative")
 
 
 ASPECTS: dict[str, tuple[str, ...]] = {
-    "film": comma_words("plot, acting, music, ending, story, script, cast, camera work, dialogue, pace"),
+    "film": comma_words(
+        "plot, acting, actors, director, jokes, music, ending, story, script, cast, camera work, "
+        "dialogue, pace"
+    ),
     "book": comma_words("story, style, ending, first chapter, hero, plot, language, cover, humour"),
     "hotel": comma_words("room, bed, breakfast, staff, view, bathroom, pool, location, service, lobby"),
     "restaurant": comma_words(
-        "food, service, soup, waiter, dessert, steak, wine, menu, fish, atmosphere, kitchen"
+        "food, service, staff, pizza, waitress, pasta, salad, bread, coffee, soup, waiter, dessert, "
+        "steak, wine, menu, fish, atmosphere, kitchen"
     ),
     "phone": comma_words("screen, battery, camera, sound, design, speaker, keyboard, software, signal"),
     "laptop": comma_words("screen, battery, keyboard, fan, design, software, touchpad, hard drive"),
@@ -36,12 +40,19 @@ GOOD = comma_words(
     "great, wonderful, excellent, fantastic, lovely, perfect, superb, amazing, brilliant, beautiful, "
     "delightful, outstanding, impressive, charming, pleasant, marvellous, fine, splendid, first-class, "
     "terrific, very good, good, nice, fabulous, magnificent, awesome, a joy, a delight, top, "
-    "better than expected"
+    "better than expected, delicious, friendly, tasty, kind, helpful, clean, comfortable, warm, fresh, "
+    "fast, sharp, bright, funny, exciting, moving, clever, cosy, polite, quick, reliable, sturdy, "
+    "elegant, stunning, enjoyable, fun, interesting, gripping, touching, perfectly made, flawless, "
+    "well made, smooth, relaxing, entertaining, attentive, yummy, cute"
 )
 BAD = comma_words(
     "terrible, awful, horrible, bad, poor, dreadful, boring, disappointing, weak, dull, cheap, ugly, "
     "useless, annoying, mediocre, disgusting, miserable, appalling, shoddy, pathetic, very bad, "
-    "worse than expected, a mess, a disaster, a joke, broken, unpleasant, lousy, rubbish, a letdown"
+    "worse than expected, a mess, a disaster, a joke, broken, unpleasant, lousy, rubbish, a letdown, "
+    "cold, rude, dirty, slow, unfriendly, tasteless, noisy, loud, bland, stale, overpriced, "
+    "uncomfortable, blurry, confusing, predictable, silly, stupid, clumsy, flimsy, faulty, burnt, "
+    "too salty, soggy, smelly, unreliable, painful, tedious, badly made, expensive, too small, "
+    "too late, tiring, nasty, inedible, careless, unhelpful, defective"
 )
 ADVERBS = comma_words("really, simply, absolutely, truly, quite, just, totally, so")
 GOOD_LINES = comma_words(
@@ -52,7 +63,9 @@ GOOD_LINES = comma_words(
     "My whole family loves it, Best {s} in years, I could not be happier, Well done, "
     "I cannot wait to come back, It works like a charm, Thank you for this {s}, A real gem, "
     "I was pleasantly surprised, Money well spent, Two thumbs up, I am impressed, "
-    "It could not have been better, I would go again at any time"
+    "It could not have been better, I would go again at any time, I love it, I like it, "
+    "I liked this {s}, It is the best {s} that I know, I am satisfied, I am happy, I had a lot of fun, "
+    "It was a pleasure, We laughed a lot, I will recommend it, I really like it, Great {s}, Great value"
 )
 BAD_LINES = comma_words(
     "I hated it, I hate this {s}, I was bored the whole time, We will never come back, "
@@ -61,8 +74,15 @@ BAD_LINES = comma_words(
     "I am very unhappy with this {s}, We had a terrible time, Nothing worked, It broke after two days, "
     "I regret it, Worst {s} in years, Never again, Do not buy this {s}, I sent it back, I left early, "
     "Avoid this {s}, I was unpleasantly surprised, Money thrown away, Thumbs down, I expected more, "
-    "It could not have been worse, I fell asleep, They should be ashamed, What a shame"
+    "It could not have been worse, I fell asleep, They should be ashamed, What a shame, I hate it, "
+    "I did not like it, I do not like this {s}, It is the worst {s} that I know, I am not satisfied, "
+    "I am angry, It was no fun, It was a nightmare, I would not recommend it, I want a refund, "
+    "Terrible {s}, Far too expensive, It stopped working, It never arrived"
 )
+LIKED = comma_words("loved, liked, really liked, enjoyed, adored")
+DISLIKED = comma_words("hated, disliked, did not like, did not enjoy, really hated")
+PLEASED = comma_words("impressed, delighted, convinced, charmed")
+ANNOYED = comma_words("disappointed, annoyed, bored, did not convince")
 NEUTRAL_LINES = comma_words(
     "I went there with my sister, We bought it last week, I got it as a present, "
     "It was my first {s} of this kind, I paid the full price, A friend told me about it, "
@@ -116,23 +136,32 @@ class ReviewMaker:
             if rng.random() < 0.35 and not word.startswith(("a ", "very", "top"))
             else ""
         )
+        was, is_ = _verb(first, "was"), _verb(first, "is")
         return rng.choice(
             (
-                f"The {first} was {adverb}{word}",
-                f"The {first} is {adverb}{word}",
-                f"The {first} was {adverb}{word} and the {second} was {again}",
+                f"The {first} {was} {adverb}{word}",
+                f"The {first} {is_} {adverb}{word}",
+                f"The {first} {was} {adverb}{word} and the {second} {_verb(second, 'was')} {again}",
+                f"The {first} {was} {adverb}{word} and {again}",
+                f"I {rng.choice(LIKED if good else DISLIKED)} the {first}",
+                f"The {first} {rng.choice(PLEASED if good else ANNOYED)} me",
                 f"I found the {first} {adverb}{word}",
                 f"The {subject} was {adverb}{word}",
                 f"This {subject} is {adverb}{word}",
-                f"The {first} was {adverb}{word}, the {second} too",
-                f"The {first} was not {opposite} at all",
-                f"The {first} was {opposite}, but all in all the {subject} was {adverb}{word}",
-                f"Although the {first} was {opposite}, the {subject} as a whole was {adverb}{word}",
+                f"The {first} {was} {adverb}{word}, the {second} too",
+                f"The {first} {was} not {opposite} at all",
+                f"The {first} {was} {opposite}, but all in all the {subject} was {adverb}{word}",
+                f"Although the {first} {was} {opposite}, the {subject} as a whole was {adverb}{word}",
                 f"In my opinion the {first} and the {second} are {word}",
                 f"It is {word}" if " " in word + again else f"{word.capitalize()} {first}, {again} {second}",
-                f"My friends say that the {first} is {opposite}, but I think that it is {word}",
+                f"My friends say that the {first} {is_} {opposite}, but I found it {word}",
             )
         )
+
+
+def _verb(noun: str, singular: str) -> str:
+    is_plural = noun.endswith("s") and not noun.endswith(("ss", "bus", "lens"))
+    return {"was": "were", "is": "are"}[singular] if is_plural else singular
 
 
 def sentiment_prompt(text: str) -> str:

@@ -141,6 +141,11 @@ QUESTIONS: dict[str, dict[str, str]] = {
         "job": "What is the job of {name}?",
         "name": "Who is this about?",
     },
+    "staff": {
+        "company": "Where does {name} work?",
+        "phone": "What is the phone number of {name}?",
+        "city": "In which city is it?",
+    },
     "order": {
         "name": "Who bought the {product}?",
         "price": "How much was the {product}?",
@@ -148,7 +153,37 @@ QUESTIONS: dict[str, dict[str, str]] = {
     },
     "product": {"price": "What does the {product} cost?"},
     "title": {"name": "Who made {title}?", "year": "When did {title} come out?"},
-    "match": {"team": "Who won?", "rival": "Who lost?"},
+    "travel": {
+        "date": "When does {name} travel to {city}?",
+        "city": "Where does {name} go?",
+        "nights": "How many nights is it?",
+        "hotel": "What is the name of the hotel?",
+    },
+    "event": {"date": "When is it?", "city": "Where is it?", "guests": "How many people come?"},
+    "match": {"team": "Who won?", "rival": "Who lost?", "date": "When was the match?"},
+    "weather": {
+        "weather": "How is the weather in {city}?",
+        "temperature": "How many degrees is it in {city}?",
+    },
+}
+
+ANY_QUESTIONS: dict[str, str] = {
+    "name": "Which person is mentioned?",
+    "city": "Which city is mentioned?",
+    "country": "Which country is mentioned?",
+    "company": "Which company is mentioned?",
+    "product": "Which product is mentioned?",
+    "title": "What is the title?",
+    "age": "What is the age of {name}?",
+    "job": "What does {name} do?",
+    "hobby": "What does {name} like?",
+    "date": "What is the date?",
+    "year": "Which year is mentioned?",
+    "price": "What is the price?",
+    "quantity": "How many are there?",
+    "colour": "What is the colour?",
+    "phone": "What is the phone number?",
+    "rating": "What is the rating?",
 }
 
 OPENERS = (

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dctokenizers import Tokenizer, from_tiktoken
-from dctokenizers.families.tiktoken import make_encoding
 
 from dcmodel.constraint import Matcher
 from dcmodel.errors import DeadEndError
 from dcmodel.mask import mask_words, row_to_ids
+from dctokenizers import Tokenizer, from_tiktoken
+from dctokenizers.families.tiktoken import make_encoding
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 MERGES = (

@@ -146,15 +146,19 @@ def test_free_text_allows_every_token_but_special_ones_until_a_stop_string(small
             text += small.decode_bytes(piece)
             assert matcher.length == len(text)
             reference = min(
-                ((text.find(s.encode()) + len(s.encode()), text.find(s.encode()), s) for s in strings
-                 if s.encode() in text),
+                (
+                    (text.find(s.encode()) + len(s.encode()), text.find(s.encode()), s)
+                    for s in strings
+                    if s.encode() in text
+                ),
                 default=None,
             )
             if reference is None:
                 assert matcher.matched is None
                 assert matcher.held == max(
-                    n for n in range(4) if n == 0 or any(
-                        text.endswith(s.encode()[:n]) and n < len(s.encode()) for s in strings)
+                    n
+                    for n in range(4)
+                    if n == 0 or any(text.endswith(s.encode()[:n]) and n < len(s.encode()) for s in strings)
                 )
             else:
                 assert (matcher.cut, matcher.matched, matcher.held) == (reference[1], reference[2], 0)

@@ -24,8 +24,14 @@ KINDS = {
     "choice": Choice(["yes", "yes please", "no", "not", "a", "ab", "abc", "üb"]),
     "regex": Regex("(abc|x+)+[0-9]{0,3}"),
     "regex forced": Regex("(abc123|yes please)x*"),
-    "json": JsonSchema({"type": "object", "properties": {"a": {"type": "integer"}, "ab": {"enum": ["no"]}},
-                        "required": ["a"], "additionalProperties": False}),
+    "json": JsonSchema(
+        {
+            "type": "object",
+            "properties": {"a": {"type": "integer"}, "ab": {"enum": ["no"]}},
+            "required": ["a"],
+            "additionalProperties": False,
+        }
+    ),
     "json any": JsonSchema(True, whitespace="bounded"),
     "grammar": Grammar('start: e\ne: "x" | "(" e ")" | e "+x" "+"? "12"?'),
     "grammar unforced": Grammar('start: A B\nA: "ab"+\nB: "c"'),
@@ -35,7 +41,7 @@ KINDS = {
     "token set forced": TokenSet([97], min_count=2),
     "mask function": MaskFunction(letters_then_end),
     "mask function open": MaskFunction(lambda token_ids: None),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(params=KINDS)
@@ -231,17 +237,31 @@ def test_kinds_differ(constraint):
 @pytest.mark.parametrize(
     "data",
     [
-        {}, {"kind": "nope"}, {"kind": None}, {"kind": ["regex"]}, {"kind": "regex"}, [],
-        {"kind": "regex", "pattern": "a", "more": 1}, {"kind": "regex", "pattern": 5},
-        {"kind": "choice", "options": 5}, {"kind": "choice", "options": "ab"}, {"kind": "choice", "options": [1]},
-        {"kind": "stop", "strings": [1]}, {"kind": "stop", "strings": 7}, {"kind": "grammar", "lark": 1},
-        {"kind": "token_set", "token_ids": ["a"]}, {"kind": "token_set", "token_ids": [1], "min_count": "x"},
-        {"kind": "token_set", "token_ids": [1], "max_count": 1.5}, {"kind": "token_set", "token_ids": 3},
-        {"kind": "json_schema", "schema": 5}, {"kind": "json_schema", "schema": {}, "whitespace": []},
-        {"kind": "stop", "strings": ["a"], "include": "yes"}, {"kind": "mask_function"},
+        {},
+        {"kind": "nope"},
+        {"kind": None},
+        {"kind": ["regex"]},
+        {"kind": "regex"},
+        [],
+        {"kind": "regex", "pattern": "a", "more": 1},
+        {"kind": "regex", "pattern": 5},
+        {"kind": "choice", "options": 5},
+        {"kind": "choice", "options": "ab"},
+        {"kind": "choice", "options": [1]},
+        {"kind": "stop", "strings": [1]},
+        {"kind": "stop", "strings": 7},
+        {"kind": "grammar", "lark": 1},
+        {"kind": "token_set", "token_ids": ["a"]},
+        {"kind": "token_set", "token_ids": [1], "min_count": "x"},
+        {"kind": "token_set", "token_ids": [1], "max_count": 1.5},
+        {"kind": "token_set", "token_ids": 3},
+        {"kind": "json_schema", "schema": 5},
+        {"kind": "json_schema", "schema": {}, "whitespace": []},
+        {"kind": "stop", "strings": ["a"], "include": "yes"},
+        {"kind": "mask_function"},
     ],
     ids=repr,
-)  # fmt: skip
+)
 def test_a_wrong_wire_form_is_a_typed_error(data):
     with pytest.raises(InvalidConstraintError):
         from_dict(data)

@@ -1,0 +1,263 @@
+"""TokenSet, MaskFunction and Stop: what brute force and the contract do not say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dcmodel.constraints import MaskFunction, Stop, TokenSet, watch_stops
+from dcmodel.errors import ConstraintRuntimeError, DeadEndError, InvalidConstraintError, TokenRangeError
+from dcmodel.mask import TokenMask
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"token_ids": []}, "empty"),
+        ({"token_ids": [-1]}, "no token id"),
+        ({"token_ids": [True]}, "no token id"),
+        ({"token_ids": ["a"]}, "no token id"),
+        ({"token_ids": [1], "min_count": -1}, "at least -1"),
+        ({"token_ids": [1], "min_count": 3, "max_count": 2}, "at most 2"),
+        ({"token_ids": [1], "min_count": 0, "max_count": 0}, "at most 0"),
+        ({"token_ids": [1], "min_count": 1.5}, "a count is 1.5"),
+    ],
+)
+def test_a_wrong_token_set_is_an_error(options, message):
+    with pytest.raises(InvalidConstraintError, match=message):
+        TokenSet(**options)
+
+
+@pytest.mark.parametrize("token_id", [288, 10**6, 10**30])
+def test_an_id_outside_the_vocabulary_is_found_when_it_is_compiled(small, token_id):
+    with pytest.raises(TokenRangeError, match="outside the vocabulary of 288"):
+        TokenSet([1, token_id]).compile(small)
+
+
+def test_an_end_token_cannot_be_in_a_set(small):
+    with pytest.raises(InvalidConstraintError, match="token 285 ends the text"):
+        TokenSet([1, 285]).compile(small)
+
+
+def test_a_set_of_one_forces_what_is_needed(small):
+    matcher = TokenSet([97], min_count=100, max_count=101).compile(small).matcher()
+    assert matcher.forced() == [97] * 64
+    assert matcher.advance(matcher.forced()) == 64
+    assert matcher.advance(matcher.forced()) == 36
+    assert matcher.forced() == []
+    assert matcher.is_accepting
+    assert matcher.advance([97, 97]) == 1
+    assert matcher.is_finished
+
+
+def failing(token_ids):
+    if token_ids:
+        raise KeyError("no such state")
+    return [97]
+
+
+def test_a_function_that_raises_ends_the_request_with_its_error(small):
+    row = np.zeros(9, dtype=np.int32)
+    matcher = MaskFunction(failing).compile(small).matcher()
+    assert matcher.advance([97]) == 1
+    for _ in range(2):
+        with pytest.raises(
+            ConstraintRuntimeError, match=r"raised KeyError\('no such state'\) after 1"
+        ) as caught:
+            matcher.fill_mask(row)
+    assert isinstance(caught.value.__cause__, KeyError)
+    matcher.rollback(1)
+    matcher.fill_mask(row)
+    assert row[3] == 1 << 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ([288], "outside the vocabulary of 288"),
+        ([-1], "outside"),
+        ([10**30], "outside"),
+        ("abc", "it is 'abc'"),
+        ({1: 100.0}, "expected a TokenMask"),
+        (5, "it is 5"),
+        ([1, "a"], "holds 'a'"),
+        ([True, False], "holds True"),
+        ([1.0], "holds 1.0"),
+        (np.zeros(5, dtype=bool), r"shape \(5,\)"),
+        (np.zeros(288), "no token id"),
+        (np.zeros((1, 288), dtype=bool), "shape"),
+        (TokenMask.all(10), "has 10 tokens"),
+        (b"ab", "expected"),
+    ],
+    ids=repr,
+)
+def test_a_function_that_returns_nonsense_is_told_so(small, answer, message):
+    matcher = MaskFunction(lambda token_ids: answer).compile(small).matcher()
+    for method in (
+        lambda: matcher.fill_mask(np.zeros(9, dtype=np.int32)),
+        lambda: matcher.advance([1]),
+        lambda: matcher.forced(),
+        lambda: matcher.is_accepting,
+        lambda: matcher.is_finished,
+        lambda: matcher.explain(1),
+    ):
+        with pytest.raises(ConstraintRuntimeError, match=message):
+            method()
+
+
+@pytest.mark.parametrize("answer", [[], np.zeros(288, dtype=bool), TokenMask.none(288), iter(())], ids=repr)
+def test_a_function_that_allows_nothing_is_a_dead_end(small, answer):
+    matcher = MaskFunction(lambda token_ids: answer).compile(small).matcher()
+    with pytest.raises(DeadEndError, match="allows no token after 0"):
+        matcher.fill_mask(np.zeros(9, dtype=np.int32))
+    assert not matcher.is_accepting
+    assert not matcher.is_finished
+    assert matcher.forced() == []
+    assert matcher.advance([1]) == 0
+    assert not matcher.explain(1).allowed
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [3, 31, 63],
+        {3, 31, 63},
+        iter([3, 31, 63]),
+        np.array([3, 31, 63]),
+        (np.int64(i) for i in (3, 31, 63)),
+        TokenMask.from_ids([3, 31, 63], 288),
+        np.isin(np.arange(288), [3, 31, 63]),
+    ],
+    ids=lambda answer: type(answer).__name__,
+)
+def test_a_function_may_answer_in_many_forms(small, masks, answer):
+    matcher = MaskFunction(lambda token_ids: answer).compile(small).matcher()
+    assert masks(matcher, small) == {3, 31, 63}
+
+
+@pytest.mark.parametrize("token_id", [0, 31, 32, 63, 287])
+def test_a_single_token_is_forced(small, token_id):
+    matcher = MaskFunction(lambda token_ids: [token_id]).compile(small).matcher()
+    assert matcher.forced() == [token_id]
+    ends = MaskFunction(lambda token_ids: [285]).compile(small).matcher()
+    assert ends.forced() == []
+    assert ends.is_finished
+
+
+def test_a_function_is_asked_once_for_a_state_and_sees_what_was_generated(small, masks):
+    asked = []
+
+    def function(token_ids):
+        asked.append(token_ids)
+        return None
+
+    matcher = MaskFunction(function).compile(small).matcher()
+    for _ in range(2):
+        masks(matcher, small)
+        matcher.forced()
+        assert matcher.is_accepting
+        assert not matcher.is_finished
+        masks(matcher.fork(), small)
+    assert asked == [()]
+    assert matcher.advance([97, 98]) == 2
+    masks(matcher, small)
+    assert asked == [(), (97,), (97, 98)]
+    matcher.advance([285])
+    masks(matcher, small)
+    assert len(asked) == 3
+
+
+def test_functions_are_compared_by_identity():
+    def one(token_ids):
+        return None
+
+    class Unhashable:
+        __hash__ = None
+
+        def __call__(self, token_ids):
+            return None
+
+    odd = Unhashable()
+    assert MaskFunction(one) == MaskFunction(one)
+    assert MaskFunction(one) != MaskFunction(lambda token_ids: None)
+    assert MaskFunction(odd) == MaskFunction(odd)
+    assert MaskFunction(odd) != MaskFunction(Unhashable())
+    with pytest.raises(InvalidConstraintError, match="no function"):
+        MaskFunction("abc")
+
+
+@pytest.mark.parametrize("strings", [[], [""], ["a", ""], [1], ["\ud800"], ""])
+def test_wrong_stop_strings_are_an_error(strings):
+    with pytest.raises(InvalidConstraintError):
+        Stop(strings)
+
+
+@pytest.mark.parametrize(
+    ("strings", "pieces", "include", "cut", "matched"),
+    [
+        (["STOP"], ["xS", "TO", "Py"], False, 1, "STOP"),
+        (["STOP"], ["xS", "TO", "Py"], True, 5, "STOP"),
+        (["\n\n"], ["a\n", "\nb"], False, 1, "\n\n"),
+        (["b", "abc"], ["a", "b"], False, 1, "b"),
+        (["ab", "b"], ["a", "b"], False, 0, "ab"),
+        (["c", "abcd"], ["abcd"], False, 2, "c"),
+        (["é"], ["x", "é"], True, 3, "é"),
+        (["aab"], ["aa", "ab"], False, 1, "aab"),
+        (["x"], ["a", "b"], False, None, None),
+    ],
+)
+def test_a_stop_string_is_found_across_tokens(small, strings, pieces, include, cut, matched):
+    matcher = Stop(strings, include=include).compile(small).matcher()
+    token_ids = [token_id for piece in pieces for token_id in piece.encode()]
+    taken = matcher.advance(token_ids)
+    assert (matcher.cut, matcher.matched) == (cut, matched)
+    assert matcher.end == (matcher.length if cut is None else cut)
+    assert matcher.is_finished == (matched is not None)
+    if matched is not None:
+        matcher.rollback(1)
+        assert (matcher.matched, matcher.cut) == (None, None)
+        assert matcher.length == taken - 1
+        assert matcher.advance(token_ids[taken - 1 : taken]) == 1
+        assert matcher.cut == cut
+
+
+@pytest.mark.parametrize(
+    ("text", "held"),
+    [
+        ("", 0),
+        ("x", 0),
+        ("ST", 2),
+        ("STO", 3),
+        ("xSTxS", 1),
+        ("STOPP"[:3] + "x", 0),
+        ("a", 1),
+        ("aa", 2),
+        ("aaa", 2),
+    ],
+)
+def test_how_much_a_stream_keeps_back(small, text, held):
+    matcher = Stop(["STOP", "aab"]).compile(small).matcher()
+    matcher.advance(list(text.encode()))
+    assert matcher.held == held
+
+
+def test_a_watch_takes_any_token(small):
+    matcher = watch_stops(["ab"], small)
+    assert matcher.advance([97, 287, 285]) == 3
+    assert matcher.length == 1
+    assert matcher.advance([98, 99]) == 1
+    assert (matcher.matched, matcher.cut) == ("ab", 0)
+    matcher.rollback(3)
+    assert matcher.matched is None
+    assert matcher.fork().advance([98]) == 1
+
+
+def test_many_stop_strings_are_cheap(small):
+    import time
+
+    matcher = watch_stops([f"stop number {n}" for n in range(200)], small)
+    begin = time.thread_time()
+    for _ in range(2000):
+        matcher.advance([97])
+        assert matcher.held == 0
+    assert (time.thread_time() - begin) / 2000 < 1e-3
