@@ -53,7 +53,7 @@ def load_cases(limit: int) -> list[Case]:
     path = DATA / "jsonschemabench_sample.jsonl"
     if not path.exists():
         return [Case(s, (json.dumps(v),)) for s, v in zip(MADE_UP, MADE_UP_VALUES, strict=True)]
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
     cases = []
     for row in rows:
         texts = [json.dumps(t["data"], ensure_ascii=False) for t in row["tests"] if t["valid"]]

@@ -86,7 +86,13 @@ class TokenMask:
     @classmethod
     def from_ids(cls, ids: Iterable[int], vocab_size: int) -> TokenMask:
         """Allow exactly `ids`. Raises `TokenRangeError` for an id outside the vocabulary."""
-        array = np.fromiter(ids, dtype=np.int64)
+        try:
+            array = np.fromiter(ids, dtype=np.int64)
+        except OverflowError:
+            raise TokenRangeError(
+                f"a token id is outside the vocabulary of {vocab_size} tokens.",
+                remedy=f"Use ids from 0 to {vocab_size - 1}.",
+            ) from None
         check_token_ids(array, vocab_size)
         bits = np.zeros(mask_words(vocab_size), dtype=np.int32)
         row_from_ids(array, vocab_size, bits)

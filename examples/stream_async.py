@@ -11,7 +11,7 @@ FLIGHT = "Text: Jonas travels to Oslo on 2026-03-14.\nQ: When does Jonas travel 
 
 
 async def follow(llm: LLM, prompt: str, constraint: Constraint) -> str:
-    """Read one stream to its end, and tell how often others had their turn in between."""
+    """Read one stream to its end."""
     steps = 0
     async with llm.astream(prompt, constraint=constraint, max_tokens=20) as stream:
         async for _ in stream:
@@ -26,9 +26,7 @@ async def main() -> None:
         digits = [i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i).isdigit()]
         lines = await asyncio.gather(
             follow(llm, "3 + 4 =", Regex(r" [0-9]{1,2}")),
-            follow(
-                llm, "Text: Jonas travels to Oslo on 2026-03-14.\nQ: When?\nA:", Regex(r" \d{4}-\d{2}-\d{2}")
-            ),
+            follow(llm, FLIGHT, Regex(r" \d{4}-\d{2}-\d{2}")),
             follow(llm, "The year is ", TokenSet(digits, min_count=4, max_count=4)),
         )
     print("\n".join(lines))

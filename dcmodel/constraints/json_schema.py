@@ -128,6 +128,8 @@ def _parse_int(digits: str) -> int | Decimal:
 def _load(text: str) -> Any:
     try:
         return json.loads(text)
+    except RecursionError:
+        raise InvalidConstraintError("the JSON schema is nested too deeply.") from None
     except json.JSONDecodeError as error:
         raise InvalidConstraintError(
             f"the JSON schema is not JSON: {error.msg} at line {error.lineno} column {error.colno}.",

@@ -7,7 +7,6 @@ they say nothing (`uniqueItems: false`), or refused.
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Iterator
@@ -22,13 +21,15 @@ from dcmodel.errors import InvalidConstraintError, UnsupportedConstraintError
 
 Schema = dict[str, Any]
 
-OF_SCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems")
-NAMED_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-ONE_SCHEMA = (
-    *("items", "additionalItems", "additionalProperties", "contains", "not", "if", "then", "else"),
-    *("propertyNames", "unevaluatedItems", "unevaluatedProperties"),
+OF_SCHEMAS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+NAMED_SCHEMAS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+ONE_SCHEMA = frozenset(
+    {
+        *("items", "additionalItems", "additionalProperties", "contains", "not", "if", "then", "else"),
+        *("propertyNames", "unevaluatedItems", "unevaluatedProperties"),
+    }
 )
-COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+COUNTS = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"})
 SHAPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(NAMED_SCHEMAS, dict),
     **dict.fromkeys(OF_SCHEMAS, list),
@@ -36,6 +37,15 @@ SHAPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("enum", "required"), list),
     "type": (str, list),
 }
+TEXTS = ("const", "enum", "properties", "required")
+EMPTY_DEPENDENCIES = ("dependentRequired", "dependentSchemas", "dependencies")
+REWRITTEN = COUNTS.union(
+    TEXTS,
+    EMPTY_DEPENDENCIES,
+    ("uniqueItems", "minContains", "maxContains", "if", "then", "else"),
+    ("format", "oneOf", "pattern", "patternProperties"),
+)
+"""Keywords that one of the steps below looks at."""
 # Written as \u escapes, which are switched off: a key could be spelled with them and miss its schema.
 NEEDS_ESCAPE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
 
@@ -66,17 +76,31 @@ class _Rewriter:
         if not isinstance(schema, dict) or id(schema) in self.seen:
             return
         self.seen.add(id(schema))
-        _check_shapes(schema)
+        for key, value in schema.items():
+            if key in SHAPES and not isinstance(value, SHAPES[key]):
+                raise InvalidConstraintError(f"the JSON schema is wrong: `{key}` is {value!r:.60}.")
+            if key in NAMED_SCHEMAS:
+                for inner in value.values():
+                    self.visit(inner)
+            elif key in OF_SCHEMAS or (key in ONE_SCHEMA and isinstance(value, list)):
+                for inner in value:
+                    self.visit(inner)
+            elif key in ONE_SCHEMA:
+                self.visit(value)
+            elif key == "$ref":
+                self.visit(self.resolve(schema))
+        if not REWRITTEN.isdisjoint(schema):
+            self.rewrite(schema)
+
+    def rewrite(self, schema: Schema) -> None:
+        """Rewrite this schema alone."""
+        _make_counts_whole(schema)
         _check_text(schema)
-        for inner in _subschemas(schema):
-            self.visit(inner)
-        if "$ref" in schema:
-            self.visit(self.resolve(schema))
         _drop_what_says_nothing(schema)
         _check_property_count(schema)
+        self.check_length(schema)
         _say_format(schema)
         self.say_one_of(schema)
-        self.check_length(schema)
 
     def check_length(self, schema: Schema) -> None:
         """Force nothing where very much might be forced (see `forced_text`)."""
@@ -122,27 +146,14 @@ class _Rewriter:
         return schema
 
 
-def _subschemas(schema: Schema) -> Iterator[Any]:
-    for key in OF_SCHEMAS:
-        yield from schema.get(key, ())
-    for key in NAMED_SCHEMAS:
-        yield from schema.get(key, {}).values()
-    for key in ONE_SCHEMA:
-        value = schema.get(key)
-        yield from value if isinstance(value, list) else (value,)
-
-
-def _check_shapes(schema: Schema) -> None:
-    for key, shape in SHAPES.items():
-        if key in schema and not isinstance(schema[key], shape):
-            raise InvalidConstraintError(f"the JSON schema is wrong: `{key}` is {schema[key]!r:.60}.")
-    for key in COUNTS:
-        if isinstance(schema.get(key), float) and schema[key].is_integer():
+def _make_counts_whole(schema: Schema) -> None:
+    for key in COUNTS.intersection(schema):
+        if isinstance(schema[key], float) and schema[key].is_integer():
             schema[key] = int(schema[key])
 
 
 def _check_text(schema: Schema) -> None:
-    for key in ("const", "enum", "properties", "required"):
+    for key in TEXTS:
         if key in schema:
             value = list(schema[key]) if key == "properties" else schema[key]
             if any(NEEDS_ESCAPE.search(text) for text in _texts(value)):
@@ -170,7 +181,7 @@ def _drop_what_says_nothing(schema: Schema) -> None:
         schema.pop("else", None)
     elif "then" not in schema and "else" not in schema:
         del schema["if"]
-    for key in ("dependentRequired", "dependentSchemas", "dependencies"):
+    for key in EMPTY_DEPENDENCIES:
         if schema.get(key) == {}:
             del schema[key]
 
@@ -190,7 +201,11 @@ def _say_format(schema: Schema) -> None:
         del schema["format"]
     elif name in FORMATS:
         del schema["format"]
-        schema["allOf"] = [*schema.get("allOf", []), *copy.deepcopy(FORMATS[name])]
+        for part in FORMATS[name]:
+            if schema.keys() & part:
+                schema["allOf"] = [*schema.get("allOf", []), dict(part)]
+            else:
+                schema.update(part)
 
 
 def _unsupported(keyword: str, what: str, remedy: str) -> UnsupportedConstraintError:

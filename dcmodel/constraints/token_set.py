@@ -10,7 +10,7 @@ import numpy as np
 from dcmodel.constraint import CompiledConstraint, Constraint, MaskRow
 from dcmodel.constraints.plain import PlainMatcher, no_end_token, row_of
 from dcmodel.errors import InvalidConstraintError
-from dcmodel.mask import check_token_ids
+from dcmodel.mask import TokenMask
 from dctokenizers import Tokenizer
 
 MAX_FORCED = 64
@@ -46,16 +46,14 @@ class TokenSet(Constraint):
         return (self.kind, self.token_ids, self.min_count, self.max_count)
 
     def compile(self, tokenizer: Tokenizer) -> CompiledConstraint:
-        ids = np.array(sorted(self.token_ids), dtype=object)
-        small = ids[ids < 2**62].astype(np.int64)
-        check_token_ids(small if small.size == ids.size else np.array([2**62]), tokenizer.vocab_size)
+        mask = TokenMask.from_ids(self.token_ids, tokenizer.vocab_size)
         ends = self.token_ids.intersection(tokenizer.eos_token_ids)
         if ends:
             raise InvalidConstraintError(
                 f"token {min(ends)} ends the text and cannot be in a token set.",
                 remedy="Leave it out; min_count says from where the end is allowed.",
             )
-        return _CompiledTokenSet(self, tokenizer)
+        return _CompiledTokenSet(self, mask, tokenizer)
 
     def to_dict(self) -> Mapping[str, Any]:
         return {
@@ -75,10 +73,10 @@ def _checked(token_id: object) -> int:
 
 
 class _CompiledTokenSet(CompiledConstraint):
-    def __init__(self, rule: TokenSet, tokenizer: Tokenizer) -> None:
+    def __init__(self, rule: TokenSet, mask: TokenMask, tokenizer: Tokenizer) -> None:
         self.rule = rule
         self.tokenizer = tokenizer
-        self.row = row_of(rule.token_ids, tokenizer.vocab_size)
+        self.row = mask.bits
         self.end_row = row_of(tokenizer.eos_token_ids, tokenizer.vocab_size)
         self.open_row = self.row | self.end_row
 

@@ -15,16 +15,15 @@ from dcmodel.backend import LoadOptions
 from dcmodel.checks import check_integer
 from dcmodel.env import Settings
 from dcmodel.errors import InvalidRequestError, ModelClosedError
-from dcmodel.llm.batches import raise_first, run_batch
 from dcmodel.llm.options import GenerateOptions, request_template, with_explicit_options
-from dcmodel.llm.prompts import Continuations, Prompt, Prompts, continuations_per_prompt, split_prompts
+from dcmodel.llm.prompts import Continuations, Prompt, Prompts
 from dcmodel.llm.results import ChoiceResult, Normalizer, Scored, check_normalizer
 from dcmodel.llm.streaming import AsyncTextStream, TextStream
-from dcmodel.llm.tasks import choose, complete, score, start
+from dcmodel.llm.tasks import choose_all, generate_all, score_all, start
 from dcmodel.loop import background_loop, run
 from dcmodel.model import DcModel, GenerateStream
 from dcmodel.registry import EMBEDDED, Registry
-from dcmodel.types import Completion, GenerateRequest, ModelInfo
+from dcmodel.types import Completion, ModelInfo
 from dctokenizers import Tokenizer
 
 
@@ -124,7 +123,8 @@ class LLM:
         on or off). If a request fails, the others still finish; then the first error is raised or, with
         `return_exceptions`, stands in its place. In a batch, prompt number i is sampled with seed + i.
         """
-        return run(self._generate(prompts, progress, return_exceptions, options))
+        template = request_template(options)
+        return run(generate_all(self.model, template, prompts, progress, return_exceptions))
 
     @overload
     async def agenerate(  # type: ignore[overload-overlap]
@@ -158,19 +158,29 @@ class LLM:
         **options: Unpack[GenerateOptions],
     ) -> Completion | list[Completion] | list[Completion | Exception]:
         """`generate`, awaited."""
-        return await self._generate(prompts, progress, return_exceptions, options)
+        template = request_template(options)
+        return await generate_all(await self._ready(), template, prompts, progress, return_exceptions)
 
     @with_explicit_options
     def stream(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> TextStream:
         """Continue one prompt token by token; ``.completion()`` of the stream is the whole result."""
         template = request_template(options)
-        return TextStream(background_loop(), lambda: self._start(template, prompt))
+        model = self.model
+
+        async def begin() -> GenerateStream:
+            return start(model, template, prompt)
+
+        return TextStream(background_loop(), begin)
 
     @with_explicit_options
     def astream(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> AsyncTextStream:
         """`stream` for ``async for``; the request starts with the first step that is awaited."""
         template = request_template(options)
-        return AsyncTextStream(lambda: self._start(template, prompt))
+
+        async def begin() -> GenerateStream:
+            return start(await self._ready(), template, prompt)
+
+        return AsyncTextStream(begin)
 
     # -- Scoring ------------------------------------------------------------------------------------
 
@@ -190,7 +200,7 @@ class LLM:
         For a list of prompts, `continuations` is one list for all of them or one list for each.
         Whitespace at the end of a prompt counts to the continuation (see `prompts.scoring_request`).
         """
-        return run(self._score(prompts, continuations, progress))
+        return run(score_all(self.model, prompts, continuations, progress))
 
     @overload
     async def ascore(  # type: ignore[overload-overlap]
@@ -204,7 +214,7 @@ class LLM:
         self, prompts: Prompt | Prompts, continuations: Continuations, *, progress: bool | None = None
     ) -> list[Scored] | list[list[Scored]]:
         """`score`, awaited."""
-        return await self._score(prompts, continuations, progress)
+        return await score_all(await self._ready(), prompts, continuations, progress)
 
     @overload
     def choose(  # type: ignore[overload-overlap]
@@ -238,7 +248,8 @@ class LLM:
         (``"sum"``: the model's own odds between the texts), or their means (``"mean"``, which does not
         favour short options). Lists of prompts and options as in `score`.
         """
-        return run(self._choose(prompts, options, normalizer, progress))
+        check_normalizer(normalizer)
+        return run(choose_all(self.model, prompts, options, normalizer, progress))
 
     @overload
     async def achoose(  # type: ignore[overload-overlap]
@@ -267,7 +278,8 @@ class LLM:
         progress: bool | None = None,
     ) -> ChoiceResult | list[ChoiceResult]:
         """`choose`, awaited."""
-        return await self._choose(prompts, options, normalizer, progress)
+        check_normalizer(normalizer)
+        return await choose_all(await self._ready(), prompts, options, normalizer, progress)
 
     # -- The model behind it ------------------------------------------------------------------------
 
@@ -323,9 +335,9 @@ class LLM:
         state = "closed" if self._is_closed else "loaded" if self.is_loaded else "not loaded yet"
         return f"<LLM {self.name!r}, {state}>"
 
-    # -- One core for both faces --------------------------------------------------------------------
-
     async def _ready(self) -> DcModel:
+        """The model, loaded beside the event loop. (A synchronous call loads it in its own thread, where
+        Ctrl-C can stop it.)"""
         model = self._model
         if model is not None and self._pid == os.getpid():
             return model
@@ -335,46 +347,3 @@ class LLM:
         with self._lock:
             model, self._model, self._is_closed = self._model, None, True
         return model
-
-    async def _generate(
-        self,
-        prompts: Prompt | Prompts,
-        progress: bool | None,
-        return_exceptions: bool,
-        options: GenerateOptions,
-    ) -> Completion | list[Completion] | list[Completion | Exception]:
-        template = request_template(options)
-        model = await self._ready()
-        items, is_batch = split_prompts(prompts)
-        jobs = [partial(complete, model, template, prompt, index) for index, prompt in enumerate(items)]
-        if not is_batch:
-            return await jobs[0]()
-        results = await run_batch(jobs, progress=progress)
-        return results if return_exceptions else raise_first(results)
-
-    async def _start(self, template: GenerateRequest, prompt: Prompt) -> GenerateStream:
-        model = await self._ready()
-        return start(model, template, prompt)
-
-    async def _score(
-        self, prompts: Prompt | Prompts, continuations: Continuations, progress: bool | None
-    ) -> list[Scored] | list[list[Scored]]:
-        model = await self._ready()
-        items, is_batch = split_prompts(prompts)
-        lists = continuations_per_prompt(continuations, len(items), is_batch)
-        jobs = [partial(score, model, *item) for item in zip(items, lists, strict=True)]
-        return raise_first(await run_batch(jobs, progress=progress)) if is_batch else await jobs[0]()
-
-    async def _choose(
-        self,
-        prompts: Prompt | Prompts,
-        options: Continuations,
-        normalizer: Normalizer,
-        progress: bool | None,
-    ) -> ChoiceResult | list[ChoiceResult]:
-        check_normalizer(normalizer)
-        model = await self._ready()
-        items, is_batch = split_prompts(prompts)
-        lists = continuations_per_prompt(options, len(items), is_batch)
-        jobs = [partial(choose, model, *item, normalizer) for item in zip(items, lists, strict=True)]
-        return raise_first(await run_batch(jobs, progress=progress)) if is_batch else await jobs[0]()

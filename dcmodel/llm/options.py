@@ -13,8 +13,8 @@ from dcmodel.errors import InvalidRequestError
 from dcmodel.types import GenerateRequest, SamplingParams
 
 F = TypeVar("F", bound=Callable[..., Any])
-MaskCallable = Callable[[Sequence[int]], Any]
-"""Gets the token ids so far (without the prompt), gives the allowed next ones."""
+MaskCallable = Callable[[tuple[int, ...]], Any]
+"""Gets the token ids so far (without the prompt), gives the allowed next ones; see `MaskFunction`."""
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -24,14 +24,14 @@ class GenerateOptions(TypedDict, total=False):
     """Any constraint. The next five are short forms of common ones; give one of the six at most."""
     regex: str | None
     """The text matches this regular expression."""
-    json_schema: str | Mapping[str, Any] | type | None
+    json_schema: str | Mapping[str, Any] | bool | type | None
     """The text is JSON for this schema: a dict, its JSON text, or a pydantic model class."""
     grammar: str | None
     """The text is in the language of this Lark grammar."""
     choices: Sequence[str] | None
     """The text is one of these."""
     mask: MaskCallable | None
-    """A function of yours that gives the allowed tokens at each step, see `MaskFunction`."""
+    """A function of yours that gives the allowed tokens at each step."""
     stop: str | Sequence[str]
     include_stop: bool
     max_tokens: int

@@ -18,6 +18,8 @@ from dcmodel.errors import EngineError
 from lmql_backends.transformers.packed import selects_rows
 from lmql_backends.transformers.sampler import TorchLogitRows, Workspace
 
+# More tokens than this after a recurrent cache are computed from the start, in one forward.
+MAX_SINGLE_STEPS = 16
 # The names under which models take and return their caches.
 CACHE_NAMES = ("past_key_values", "cache_params")
 
@@ -116,14 +118,24 @@ class PlainEngine(Engine):
 
     def _extend(self, state: PlainSequence, token_ids: list[int], wanted: list[int]) -> Tensor:
         """Logits ``[len(wanted), vocab_size]`` of the tokens that come after those of `state`."""
-        if not self._uses_cache or state.cache is None:
+        if state.cache is not None and not can_crop(state.cache) and len(token_ids) > 1:
+            # A recurrent cache takes further tokens one at a time only.
+            if len(token_ids) <= MAX_SINGLE_STEPS:
+                steps = [self._call(state, [token_id], [0]) for token_id in token_ids]
+                return torch.cat(steps)[wanted]
+            state.cache = None
+        if state.cache is None:
             offset = len(state.token_ids)
             token_ids = state.token_ids + token_ids
             wanted = [offset + place for place in wanted]
+        return self._call(state, token_ids, wanted)
+
+    def _call(self, state: PlainSequence, token_ids: list[int], wanted: list[int]) -> Tensor:
+        """One forward of tokens that follow those in the cache of `state`."""
         device = self._model.device
         rows = torch.tensor(wanted, dtype=torch.long, device=device)
         options: dict[str, Any] = {"use_cache": self._uses_cache}
-        if self._uses_cache and state.cache is not None:
+        if state.cache is not None:
             options[self._cache_name] = state.cache
         if self._selects_rows:
             options["logits_to_keep"] = rows

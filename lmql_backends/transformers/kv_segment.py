@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
-
 
 # Bytes between transposed rows: at strides of a power of two, writing a token's keys misses the cache thrice.
 KEY_ROW_PADDING = 64
@@ -86,11 +86,14 @@ class Segment:
 
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros whose pages, on a CPU, are committed when they are first written (`torch.zeros` writes all)."""
+    """Zeros whose pages, on a CPU, are committed one by one when they are first written.
+
+    `torch.zeros` writes all of them, and numpy asks for huge ones: each slot's first token then costs 2 MiB.
+    """
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    size = int(np.prod(shape)) * dtype.itemsize
-    return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(dtype).view(shape)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 _NOTHING = torch.empty(0)

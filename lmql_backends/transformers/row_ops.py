@@ -24,7 +24,7 @@ def padded_width(vocab_size: int) -> int:
 
 def block_max(rows: Tensor) -> Tensor:
     """[S, blocks] from [S, width]; NaN where a block holds one."""
-    return rows.view(rows.shape[0], -1, BLOCK).amax(-1)
+    return rows.view(rows.shape[0], rows.shape[1] // BLOCK, BLOCK).amax(-1)
 
 
 def first_argmax(rows: Tensor, maxima: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def inverse_cdf(weights: Tensor, uniform: Doubles) -> Ints:
     """[S] the id at which the cumulative sum of a row's weights [S, width] first exceeds its uniform number
     times the row's sum. Weights are not negative; each row has a positive one."""
     rows = np.arange(weights.shape[0])
-    sums = weights.view(weights.shape[0], -1, BLOCK).sum(-1).double().cpu().numpy()
+    sums = weights.view(weights.shape[0], weights.shape[1] // BLOCK, BLOCK).sum(-1).double().cpu().numpy()
     block, target = _first_above(sums, uniform)
     chosen = _blocks(weights, torch.from_numpy(block).to(weights.device).unsqueeze(1)).double().cpu().numpy()
     before = sums.cumsum(1)[rows, block] - sums[rows, block]

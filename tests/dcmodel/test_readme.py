@@ -46,7 +46,7 @@ def test_further_examples_run(example):
     assert run_code(example)
 
 
-@pytest.mark.parametrize("document", [ROOT / "docs" / "constraints.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS[2:], ids=lambda path: path.name)
 def test_the_examples_of_a_document_run(document):
     for example in re.findall(
         r"^```python\n(.*?)^```", document.read_text("utf-8"), re.MULTILINE | re.DOTALL

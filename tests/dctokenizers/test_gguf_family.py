@@ -1,4 +1,4 @@
-"""Vocabularies in GGUF files, against llama.cpp's own test vectors and the `gguf` package."""
+"""Vocabularies in GGUF files, against llama.cpp's own test vectors."""
 
 from __future__ import annotations
 
@@ -64,22 +64,6 @@ def test_llama_cpps_vectors_agree(real, name):
     wanted = (DATA / f"ggml-vocab-{name}.gguf.out").read_text().split("\n")
     for text, numbers in zip(texts, wanted, strict=False):
         assert tokenizer.encode(text, prefix_space=True) == [int(number) for number in numbers.split()], text
-
-
-@pytest.mark.parametrize("name", ["gpt-2", "phi-3"])
-def test_metadata_is_what_the_gguf_package_reads(real, name):
-    path = DATA / f"ggml-vocab-{name}.gguf"
-    real(path.name)
-    found = read_metadata(path, prefix="tokenizer.ggml.")
-    reader = GGUF.GGUFReader(path)
-    keys = [key for key in reader.fields if key.startswith("tokenizer.ggml.")]
-    assert [f"tokenizer.ggml.{key}" for key in found] == keys
-    for key in keys:
-        if not key.endswith(("tokens", "merges")):
-            assert found[key.removeprefix("tokenizer.ggml.")] == reader.fields[key].contents()
-    tokens = reader.fields["tokenizer.ggml.tokens"]
-    for token_id in range(0, len(tokens.data), 997):
-        assert found["tokens"][token_id] == tokens.contents(token_id)
 
 
 def test_bos_ends_and_prefix_follow_the_file(real):

@@ -309,8 +309,9 @@ def test_a_schema_nested_too_deeply_is_an_error(small):
     for _ in range(400):
         schema = {"items": schema}
     with pytest.raises(InvalidConstraintError):
-        JsonSchema(schema).compile(small).matcher()
-        JsonSchema("[" * 100_000).compile(small)
+        JsonSchema(schema).compile(small)
+    with pytest.raises(InvalidConstraintError):
+        JsonSchema("[" * 100_000)
 
 
 # -- exact where the engine alone is not -----------------------------------------------------------
@@ -426,7 +427,7 @@ def test_schemas_that_force_very_long_texts_are_compiled_at_once(small, masks, s
 def load(path):
     if not path.exists():
         pytest.skip(f"{path} is not there")
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
 
 
 def sample(matcher, tokenizer, rng, longest=300):
@@ -458,7 +459,7 @@ def test_collected_schemas(small, name):
     """Each compiles or is refused with a typed error; nothing invalid is accepted, or generated."""
     rows = load(DATA / f"{name}.jsonl")
     compiled_count = accepted = wrong = 0
-    rejected, generated = [], 0
+    rejected, refused, generated = [], [], 0
     for index, row in enumerate(rows):
         schema = row["schema"]
         try:
@@ -467,7 +468,7 @@ def test_collected_schemas(small, name):
             assert not any(test["valid"] for test in row["tests"])
             continue
         except UnsupportedConstraintError as error:
-            assert error.keyword
+            refused.append(error.keyword)
             continue
         compiled_count += 1
         for test in row["tests"]:
@@ -482,8 +483,12 @@ def test_collected_schemas(small, name):
         if text is not None:
             generated += 1
             validator = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
-            validator(schema, format_checker=validator.FORMAT_CHECKER).validate(json.loads(text))
+            try:
+                validator(schema, format_checker=validator.FORMAT_CHECKER).validate(json.loads(text))
+            except re.error:  # a pattern that Python cannot read
+                continue
     assert wrong == 0
+    assert all(refused)
     assert compiled_count > 0.4 * len(rows)
     assert len(rejected) < 0.12 * accepted
     assert generated > 0.6 * compiled_count

@@ -57,7 +57,7 @@ class Reference:
 
 
 def step(engine, *parts):
-    """Forward ``token_ids[start:]`` of each (handle, token_ids, start), all rows wanted; log-probabilities."""
+    """Log-probabilities of all rows of ``token_ids[start:]`` of each (handle, token_ids, start)."""
     spans = [Span(handle, start, ids[start:], range(len(ids) - start)) for handle, ids, start in parts]
     logits = torch.from_numpy(engine.forward(GenerateBatch(spans)).to_numpy())
     rows = logits.double().log_softmax(-1).numpy()
@@ -104,7 +104,13 @@ def test_ragged_batches_of_every_architecture_are_exact(name):
     engine.truncate(handles[4], 50)
     held[4] = 50
     changed = texts[4][:50] + random_ids(rng, 5)
-    check(engine, reference, (fork, other[:33], 30), (handles[4], changed[:51], 50), (handles[0], texts[0][:8], 7))
+    check(
+        engine,
+        reference,
+        (fork, other[:33], 30),
+        (handles[4], changed[:51], 50),
+        (handles[0], texts[0][:8], 7),
+    )
     check(engine, reference, (fork, other, 33), (handles[1], texts[1][:45], 44), (handles[4], changed, 51))
 
 
@@ -236,7 +242,9 @@ def test_bfloat16_is_as_close_to_the_truth_as_the_model_itself(name):
     parts = [[rows] for rows in found]
     for left in range(7, -1, -1):
         ends = [len(ids) - left for ids in texts]
-        found = step(engine, *[(h, ids[:end], end - 1) for h, ids, end in zip(handles, texts, ends, strict=True)])
+        found = step(
+            engine, *[(h, ids[:end], end - 1) for h, ids, end in zip(handles, texts, ends, strict=True)]
+        )
         for part, rows in zip(parts, found, strict=True):
             part.append(rows)
     for ids, part in zip(texts, parts, strict=True):

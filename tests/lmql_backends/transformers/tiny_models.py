@@ -22,11 +22,9 @@ _SIZES: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-_MHA = {"num_key_value_heads": None}
 _EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
-_ROPE = {"rope_theta": 10000.0}
 
-# Weights are far larger than at a usual start: attention must matter for a wrong one to show.
+# Weights are larger than at a usual start: attention must matter for a wrong one to show.
 _INIT = {"initializer_range": 0.15}
 
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -57,7 +55,13 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("Phi3Config", {"sliding_window": 13}),
     "gpt2": (
         "GPT2Config",
-        {"n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 256, "scale_attn_by_inverse_layer_idx": True},
+        {
+            "n_embd": 48,
+            "n_layer": 3,
+            "n_head": 4,
+            "n_positions": 256,
+            "scale_attn_by_inverse_layer_idx": True,
+        },
     ),
     "gpt_neox": ("GPTNeoXConfig", {}),
     "opt": ("OPTConfig", {"ffn_dim": 64, "word_embed_proj_dim": 48}),
@@ -83,11 +87,10 @@ PLAIN_ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 
 def make_config(name: str) -> Any:
     kind, changes = (ARCHITECTURES | PLAIN_ARCHITECTURES)[name]
-    sizes = {key: value for key, value in (_SIZES | _INIT | changes).items() if value is not None or key in changes}
-    config_class = getattr(transformers, kind)
+    sizes = _SIZES | _INIT | changes
     if name in ("gpt2", "gptj", "bloom", "mpt"):
         sizes = {**_INIT, **changes, "vocab_size": VOCAB_SIZE, "bos_token_id": 1, "eos_token_id": 2}
-    return config_class(**sizes)
+    return getattr(transformers, kind)(**sizes)
 
 
 def make_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
