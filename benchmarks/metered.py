@@ -18,6 +18,8 @@ class Meter:
     forward: float = 0.0
     rows: float = 0.0
     """In `sample` and `score`."""
+    copies: float = 0.0
+    """In `copy`: prefixes that sequences share."""
     begin: float = -1.0
     last: float = 0.0
 
@@ -71,7 +73,11 @@ class MeteredEngine(Engine):
         return self._engine.reserve(sequence, length)
 
     def copy(self, source: int, target: int, length: int) -> None:
+        begin = time.thread_time()
         self._engine.copy(source, target, length)
+        spent = time.thread_time() - begin
+        self.meter.copies += spent
+        self.own_clock += spent
 
     def truncate(self, sequence: int, length: int) -> None:
         self._engine.truncate(sequence, length)

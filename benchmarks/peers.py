@@ -22,6 +22,7 @@ from benchmarks.contenders import (
     load_ours,
     plain_model,
 )
+from benchmarks.metered import Meter
 from benchmarks.tables import Table
 from benchmarks.workloads import Item, Workload
 
@@ -47,8 +48,8 @@ class Result:
     seconds: dict[str, list[float]] = field(default_factory=dict)
     agreeing: dict[str, float] = field(default_factory=dict)
     """Share of requests with the same tokens as generate."""
-    meters: list[tuple[int, float, float, float]] = field(default_factory=list)
-    """Of dcmodel, per repeat: forwards, CPU seconds in forward, in sampling, and around them."""
+    meters: list[Meter] = field(default_factory=list)
+    """Of dcmodel, per repeat."""
 
     def ratio(self, contender: str, base: str = "generate") -> Spread:
         pairs = zip(self.seconds[base], self.seconds[contender], strict=True)
@@ -111,8 +112,7 @@ def _run(
                 seconds, _ = cpu_seconds(lambda contender=contender, items=items: contender.run(items))
                 result.seconds[contender.name].append(seconds)
                 if contender is ours:
-                    meter = ours.meter.meter
-                    result.meters.append((meter.forwards, meter.forward, meter.rows, meter.around))
+                    result.meters.append(ours.meter.meter)
                 bar.update()
     return result
 
@@ -186,32 +186,34 @@ def peers_table(model: str, dtype: str, results: Sequence[Result]) -> Table:
 def steps_table(model: str, dtype: str, results: Sequence[Result]) -> Table:
     """Where dcmodel's own time goes, per forward."""
     table = Table(
-        f"{model} {dtype}: dcmodel's time per forward, ms, medians",
-        ["workload", "forwards", "forward", "sampling", "scheduler", "all else", "engine share"],
-        notes=["scheduler: its thread outside engine and sampler; all else: streams, masks, event loop"],
+        f"{model} {dtype}: dcmodel's CPU ms per forward, medians",
+        ["workload", "forwards", "forward", "sampling", "kv copies", "scheduler", "all else", "engine share"],
+        notes=[
+            "scheduler: its thread outside the engine; all else: streams, event loop, first and last step"
+        ],
     )
     for result in results:
-        count = Spread.of(meter[0] for meter in result.meters).median
-        forward, rows, around = (
-            Spread.of(1000 * meter[column] / meter[0] for meter in result.meters).median
-            for column in (1, 2, 3)
-        )
-        total = Spread.of(
-            1000 * seconds / meter[0]
+        parts = [
+            (meter.forward, meter.rows, meter.copies, meter.around, seconds)
             for seconds, meter in zip(result.seconds["dcmodel"], result.meters, strict=True)
-        ).median
-        rest = total - forward - rows - around
+        ]
+        count = result.meters[-1].forwards
+        forward, rows, copies, around, total = (
+            1000 * Spread.of(column).median / count for column in zip(*parts, strict=True)
+        )
+        rest = total - forward - rows - copies - around
         table.add(
             [
                 result.workload.name,
-                f"{count:.0f}",
-                *(f"{value:.2f}" for value in (forward, rows, around, rest)),
-                f"{(forward + rows) / total:.0%}",
+                str(count),
+                *(f"{value:.2f}" for value in (forward, rows, copies, around, rest)),
+                f"{(total - around - rest) / total:.0%}",
             ],
             workload=result.workload.name,
             forwards=count,
             forward_ms=forward,
             sampling_ms=rows,
+            copies_ms=copies,
             scheduler_ms=around,
             other_ms=rest,
         )

@@ -7,7 +7,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from dcmodel.constraint import CompiledConstraint, Constraint
-from dcmodel.constraints.llg import NO_FORCING, LlgCompiled, build_engine, engine_error
+from dcmodel.constraints.llg import LlgCompiled
+from dcmodel.constraints.llg_engine import NO_FORCING, build_engine, engine_error
 from dcmodel.errors import InvalidConstraintError
 from dctokenizers import Tokenizer
 

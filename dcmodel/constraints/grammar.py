@@ -14,9 +14,9 @@ from llguidance import LLMatcher
 from dcmodel.constraint import CompiledConstraint, Constraint
 from dcmodel.constraints.guard import COMPILE_SECONDS, within
 from dcmodel.constraints.lark_scan import scan_lark
-from dcmodel.constraints.llg import (
+from dcmodel.constraints.llg import LlgCompiled
+from dcmodel.constraints.llg_engine import (
     NO_FORCING,
-    LlgCompiled,
     build_engine,
     engine_error,
     first_mask_error,

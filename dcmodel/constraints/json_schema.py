@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_chec
 from llguidance import LLMatcher
 
 from dcmodel.constraint import CompiledConstraint, Constraint
-from dcmodel.constraints.llg import LlgCompiled, build_engine, engine_error, without_forcing
+from dcmodel.constraints.llg import LlgCompiled
+from dcmodel.constraints.llg_engine import build_engine, engine_error, without_forcing
 from dcmodel.constraints.schema_rewrite import rewrite_schema
 from dcmodel.errors import (
     ConstraintRuntimeError,

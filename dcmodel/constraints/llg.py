@@ -7,53 +7,20 @@ tokens. End-of-sequence tokens never reach the engine: they are counted here, so
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Sequence
+from ctypes import addressof, c_char
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits
+from llguidance import LLMatcher
 
 from dcmodel.constraint import CompiledConstraint, Explanation, MaskRow, Matcher
 from dcmodel.constraints.explain import explain_from_mask, join_bytes, show
+from dcmodel.constraints.llg_engine import build_engine, engine_error, first_mask_error, is_dead_end
 from dcmodel.constraints.plain import no_end_token, row_of
 from dcmodel.errors import ConstraintRuntimeError, DeadEndError
 from dcmodel.mask import mask_words
 from dctokenizers import Tokenizer
-
-# With the engine's own limits a valid text looks rejected when it is replayed without masks.
-LIMITS = LLParserLimits(initial_lexer_fuel=10**8, step_lexer_fuel=10**8)
-NO_FORCING = '%llguidance {"no_forcing": true}'
-
-
-def build_engine(grammar: str, tokenizer: Tokenizer, *, limits: LLParserLimits | None = None) -> LLMatcher:
-    """An engine at the beginning of the text; a bad grammar shows in `engine_error`."""
-    return LLMatcher(tokenizer.ll_tokenizer(), grammar, log_level=0, limits=limits or LIMITS)
-
-
-def without_forcing(grammar: str) -> str:
-    """The same grammar (as `LLMatcher.grammar_from_...` gives it), in which no text is forced."""
-    (inner,) = json.loads(grammar)["grammars"]
-    outer = {"lark_grammar": f"start: @inner\n{NO_FORCING}\n"}
-    return json.dumps({"grammars": [outer, {**inner, "name": "inner"}]})
-
-
-def engine_error(engine: LLMatcher) -> str:
-    """The engine's message without the dump of its state; empty where there is no error."""
-    return engine.get_error().partition("\n<state>")[0].strip()
-
-
-def first_mask_error(engine: LLMatcher, tokenizer: Tokenizer) -> str:
-    """What goes wrong in the first mask, on a copy; what is computed stays in the shared lexer's cache."""
-    probe = engine.deep_copy()
-    row = np.zeros(mask_words(tokenizer.vocab_size), dtype=np.int32)
-    probe.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
-    return engine_error(probe)
-
-
-def is_dead_end(message: str) -> bool:
-    """Whether the engine's message says that no text can follow."""
-    return message.startswith("NoExtensionBias")
 
 
 class LlgCompiled(CompiledConstraint):
@@ -137,9 +104,11 @@ class LlgMatcher(Matcher):
         if self._ends:
             row[:words] = self._compiled.end_row
         else:
-            if row.nbytes < self._nbytes or not row.flags.c_contiguous:
-                raise ValueError(f"a mask row needs {words} contiguous int32 words, not {row.shape}")
-            self._engine.unsafe_compute_mask_ptr(row.ctypes.data, self._nbytes)
+            if row.nbytes < self._nbytes:
+                raise ValueError(f"a mask row needs {words} int32 words, not {row.shape}")
+            # Quicker than `row.ctypes.data`, and a TypeError where the row is not contiguous.
+            address = addressof(c_char.from_buffer(row))  # type: ignore[arg-type]  # a buffer for typeshed from 3.12
+            self._engine.unsafe_compute_mask_ptr(address, self._nbytes)
             if self._engine.is_error():
                 self._compute_again(row)
             self._is_fueled = True
@@ -150,6 +119,8 @@ class LlgMatcher(Matcher):
 
     def advance(self, token_ids: Sequence[int]) -> int:
         compiled = self._compiled
+        if len(token_ids) == 1 and self._takes(token_ids[0]):
+            return 1
         text = []
         for token_id in token_ids:
             if token_id in compiled.eos_token_ids or not 0 <= token_id < compiled.vocab_size:
@@ -220,6 +191,17 @@ class LlgMatcher(Matcher):
         row[:words] &= ~row_of(self._compiled.stand_ins, self._compiled.vocab_size)
         if not row[:words].any():
             raise no_end_token()
+
+    def _takes(self, token_id: int) -> bool:
+        """The quick way for one token of text; False means that the long way has to be taken."""
+        compiled = self._compiled
+        if token_id in compiled.eos_token_ids or not 0 <= token_id < compiled.vocab_size:
+            return False
+        if self._ends or self._is_careful or not self._engine.try_consume_tokens([token_id]):
+            return False
+        self._token_ids.append(token_id)
+        self._is_fueled = False
+        return True
 
     def _consume(self, text: list[int]) -> int:
         taken = 0

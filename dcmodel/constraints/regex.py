@@ -10,8 +10,8 @@ from llguidance import LLMatcher, regex_to_lark
 
 from dcmodel.constraint import CompiledConstraint, Constraint
 from dcmodel.constraints.forced_text import MAX_RUN, forced_text
-from dcmodel.constraints.llg import (
-    LlgCompiled,
+from dcmodel.constraints.llg import LlgCompiled
+from dcmodel.constraints.llg_engine import (
     build_engine,
     engine_error,
     first_mask_error,

@@ -39,14 +39,16 @@ def sentiment_figures(llm: LLM, items: Sequence[ReviewItem]) -> dict[str, float]
     }
 
 
-def extraction_figures(llm: LLM, items: Sequence[ExtractionItem], suffix: str = "") -> dict[str, float]:
+def extraction_figures(
+    llm: LLM, items: Sequence[ExtractionItem], name: str = "extraction"
+) -> dict[str, float]:
     """Whole records: under the schema of each item, and free."""
     constrained = asyncio.run(_under_schemas(llm, items))
     free = llm.generate([item.prompt for item in items], max_tokens=_JSON_TOKENS)
     return {
-        f"extraction_schema{suffix}": _share(constrained, items, is_record),
-        f"extraction_free{suffix}": _share(free, items, is_record),
-        f"extraction_free_right_keys{suffix}": _share(free, items, has_keys),
+        f"{name}_schema": _share(constrained, items, is_record),
+        f"{name}_free": _share(free, items, is_record),
+        f"{name}_free_right_keys": _share(free, items, has_keys),
     }
 
 
@@ -103,7 +105,7 @@ def measure(llm: LLM, count: int) -> dict[str, float]:
     return {
         **sentiment_figures(llm, heldout.reviews(count)),
         **extraction_figures(llm, heldout.extractions(count)),
-        **extraction_figures(llm, heldout.extractions(count, keys_listed=False), "_keys_unlisted"),
+        **extraction_figures(llm, heldout.extractions(count, keys_listed=False), "extraction_keys_unlisted"),
         **sum_figures(llm, "one_digit_sums", heldout.one_digit_sums()),
         **sum_figures(llm, "two_digit_sums", heldout.two_digit_sums(count)),
     }

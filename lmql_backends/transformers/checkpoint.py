@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import logging as library_logging
 
 from dcmodel.errors import ModelLoadError, ModelNotFoundError
 
@@ -108,9 +111,10 @@ def load_model(
     path = Path(name).expanduser()
     options = {"dtype": dtype, **extra, "config": config, "trust_remote_code": False}
     try:
-        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
-            str(path) if path.is_dir() else name, output_loading_info=True, **options
-        )
+        with _quiet_unless_terminal():
+            loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
+                str(path) if path.is_dir() else name, output_loading_info=True, **options
+            )
         model, report = loaded
         missing = sorted(report["missing_keys"])
         if missing:
@@ -143,6 +147,19 @@ def end_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
 
 def looks_like_path(name: str) -> bool:
     return name.startswith(("/", "./", "../", "~")) or "\\" in name or name.count("/") > 1
+
+
+@contextmanager
+def _quiet_unless_terminal() -> Iterator[None]:
+    """No progress bars in logs and pipes."""
+    was_enabled = library_logging.is_progress_bar_enabled()
+    if not sys.stderr.isatty():
+        library_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            library_logging.enable_progress_bar()
 
 
 def _cannot_load(name: str, error: Exception) -> ModelLoadError:

@@ -48,6 +48,7 @@ class TransformersEngine(Engine):
                     f"{entry.length} tokens with room for {entry.segment.capacity}."
                 )
         with torch.inference_mode():
+            self._store.close_gaps([span.sequence for span in batch.spans if len(span.token_ids) == 1])
             plan = plan_step(batch, self._store)
             step = SlotStep(plan, len(self._store.shapes))
             logits = None

@@ -112,6 +112,13 @@ class PlainEngine(Engine):
         logits = torch.cat(rows) if rows else torch.zeros((0, width), device=self._model.device)
         return TorchLogitRows(logits, self._workspace)
 
+    def copies_parts(self) -> bool:
+        """Whether a copy of a part of a sequence saves its computation (it is right in any case)."""
+        state = PlainSequence(1)
+        with torch.inference_mode():
+            self._call(state, [0], [0])
+        return state.cache is not None and can_crop(state.cache)
+
     def close(self) -> None:
         self._sequences.clear()
         del self._model

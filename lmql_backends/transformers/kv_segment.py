@@ -78,6 +78,14 @@ class Segment:
             target_keys[:, target_slot, :, :, :length].copy_(keys[:, source, :, :, :length])
             target_values[:, target_slot, :, :length].copy_(values[:, source, :, :length])
 
+    def exchange(self, first: int, second: int, length: int) -> None:
+        """Let the first `length` tokens of two slots change places."""
+        for keys, values in self._blocks:
+            for tensor in (keys[..., :length], values[..., :length, :]):
+                kept = tensor[:, first].clone()
+                tensor[:, first].copy_(tensor[:, second])
+                tensor[:, second].copy_(kept)
+
     def wipe(self, slot: int, start: int) -> None:
         """Zero a slot from token `start` on."""
         for keys, values in self._blocks:

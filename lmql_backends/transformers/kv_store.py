@@ -114,6 +114,38 @@ class KVStore:
         entry = self._entries.pop(handle)
         self._release(entry)
 
+    def close_gaps(self, handles: list[int]) -> None:
+        """Bring sequences that are computed together closer: in each segment, at most one changes place.
+
+        The last of them takes the first slot between them that is none of theirs. That costs as much as
+        reading the gap in about five steps.
+        """
+        places: dict[int, list[Entry]] = {}
+        for handle in handles:
+            entry = self._entries[handle]
+            places.setdefault(id(entry.segment), []).append(entry)
+        for entries in places.values():
+            taken = {entry.slot for entry in entries}
+            last = max(entries, key=lambda entry: entry.slot)
+            gap = next((slot for slot in range(min(taken), last.slot) if slot not in taken), None)
+            if gap is not None:
+                self._exchange(last, gap)
+
+    def _exchange(self, entry: Entry, slot: int) -> None:
+        """Let a sequence and whatever is in another slot of its segment change places."""
+        segment, old = entry.segment, entry.slot
+        neighbour = segment.owners[slot]
+        other = None if neighbour is None else self._entries[neighbour]
+        if entry.is_poisoned or (other is not None and other.is_poisoned):
+            return
+        if other is None:
+            segment.copy_slot(old, segment, slot, entry.length)
+        else:
+            segment.exchange(old, slot, max(entry.length, other.length))
+            other.slot = old
+        entry.slot = slot
+        segment.owners[old], segment.owners[slot] = neighbour, segment.owners[old]
+
     def clear(self) -> None:
         """Forget everything and release the memory."""
         self._entries.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 
@@ -194,7 +195,9 @@ def _plain_engine(
     test = _test_capabilities(vocab_size)
     for uses_cache in (True, False):
         if agrees(PlainEngine(model, test, uses_cache=uses_cache), reference):
-            return PlainEngine(model, capabilities, uses_cache=uses_cache)
+            engine = PlainEngine(model, capabilities, uses_cache=uses_cache)
+            engine.capabilities = dataclasses.replace(capabilities, can_copy=engine.copies_parts())
+            return engine
     raise ModelLoadError(
         f"{name} does not give the same numbers twice: its forwards cannot be trusted.",
         remedy="Use another dtype or device, or another model.",

@@ -19,7 +19,7 @@ from lmql_backends.transformers.kv_store import KVStore
 # Spans up to this many tokens are attended in groups, as padded rows; longer ones each by themselves.
 SHORT_SPAN = 16
 # What one more group costs in each layer (a handful of small operations), as bytes of KV read in that time.
-GROUP_BYTES = 512 * 1024
+GROUP_BYTES = 256 * 1024
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
 import pytest
+from transformers.utils import logging
 
 from dcmodel.cli import main
 
@@ -28,12 +29,20 @@ class Done:
     stderr: str
 
 
+@pytest.fixture(autouse=True)
+def no_loading_bar():
+    """The commands set a variable for it; here the library was imported before."""
+    logging.disable_progress_bar()
+    yield
+    logging.enable_progress_bar()
+
+
 def dcmodel(*arguments, stdin=""):
     """Run a command in this process: importing torch anew for each would take minutes in all."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr("sys.stdin", io.StringIO(stdin))
-        patch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        patch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # so that it does not stay in this process
         patch.setenv("HF_HUB_OFFLINE", "1")
         code = main(arguments)
     return Done(code, out.getvalue(), err.getvalue())

@@ -9,7 +9,8 @@ import pytest
 from llguidance import LLMatcher, LLParserLimits
 
 from dcmodel.constraints import Grammar, JsonSchema, Regex
-from dcmodel.constraints.llg import LlgCompiled, build_engine
+from dcmodel.constraints.llg import LlgCompiled
+from dcmodel.constraints.llg_engine import build_engine
 from dcmodel.errors import ConstraintRuntimeError, DeadEndError
 
 DEAD_END = Grammar('start: ("x" T) | "y"\nT: /a[0-9]+/ & /b[0-9]+/')
@@ -41,7 +42,7 @@ def test_a_limit_of_the_engine_is_an_error_that_changes_nothing(small, monkeypat
     grammar = LLMatcher.grammar_from_lark("start: x\nx: /[a-z]/ x | /[a-z]/")
     limits = LLParserLimits(step_max_items=20)
     engine = build_engine(grammar, small, limits=limits)
-    monkeypatch.setattr("dcmodel.constraints.llg.LIMITS", limits)
+    monkeypatch.setattr("dcmodel.constraints.llg_engine.LIMITS", limits)
     matcher = LlgCompiled(engine, grammar, small).matcher()
     with pytest.raises(ConstraintRuntimeError, match="Too many items"):
         matcher.fill_mask(np.zeros(9, dtype=np.int32))
@@ -79,7 +80,7 @@ def test_a_long_valid_text_is_accepted_without_masks(small):
 def test_a_text_that_breaks_the_shared_lexer_breaks_no_neighbour(small, masks, monkeypatch):
     limits = LLParserLimits(initial_lexer_fuel=10**6, step_lexer_fuel=10**8)
     engine, grammar = heavy_engine(small, limits)
-    monkeypatch.setattr("dcmodel.constraints.llg.LIMITS", limits)
+    monkeypatch.setattr("dcmodel.constraints.llg_engine.LIMITS", limits)
     compiled = LlgCompiled(engine, grammar, small)
     text = small.encode(json.dumps({"a": " ".join(["w"] * 200)}))
     neighbours = [compiled.matcher() for _ in range(3)]

@@ -155,13 +155,29 @@ def test_poisoned_slots_are_wiped_when_they_are_given_back():
     assert all(bool((tensor[slot] == 0).all()) for tensor in (*segment.keys, *segment.values))
 
 
+def test_gaps_between_sequences_of_a_batch_are_closed_one_by_one():
+    store = make_store()
+    handles = [store.allocate(8) for _ in range(8)]
+    for mark, handle in enumerate(handles):
+        fill(store, handle, 3 + mark % 5, float(mark))
+    store.free(handles[3])
+    together = [handles[1], handles[2], handles[5], handles[7]]
+    for _ in range(4):
+        store.close_gaps(together)
+    assert sorted(store[handle].slot for handle in together) == [1, 2, 3, 4]
+    kept = [mark for mark in range(8) if mark != 3]
+    assert all(holds(store, handles[mark], 3 + mark % 5, float(mark)) for mark in kept)
+    assert len({store[handles[mark]].slot for mark in kept}) == 7
+    assert store.allocate(8) is not None
+
+
 def test_random_use_keeps_the_books():
     store = make_store(kv_tokens=400, max_length=128, max_sequences=20)
     rng = np.random.default_rng(0)
     marks: dict[int, tuple[int, float]] = {}
     for round_ in range(600):
         handles = list(marks)
-        action = rng.choice(["allocate", "reserve", "free"]) if handles else "allocate"
+        action = rng.choice(["allocate", "reserve", "free", "close"]) if handles else "allocate"
         if action == "allocate":
             handle = store.allocate(int(rng.integers(1, 60)))
             if handle is not None:
@@ -170,6 +186,8 @@ def test_random_use_keeps_the_books():
         elif action == "reserve":
             handle = int(rng.choice(handles))
             store.reserve(handle, int(rng.integers(1, 140)))
+        elif action == "close":
+            store.close_gaps([handle for handle in handles if rng.random() < 0.5])
         else:
             handle = int(rng.choice(handles))
             store.free(handle)

@@ -114,14 +114,20 @@ def test_ragged_batches_of_every_architecture_are_exact(name):
     check(engine, reference, (fork, other, 33), (handles[1], texts[1][:45], 44), (handles[4], changed, 51))
 
 
-def test_random_operations_agree_with_lists_of_tokens():
-    model = make_model("gemma2")
+@pytest.mark.parametrize(
+    ("name", "group_bytes", "max_scores"),
+    [("gemma2", 1 << 18, 1 << 22), ("gpt_oss", 0, 500), ("qwen3", 3000, 500)],
+)
+def test_random_operations_agree_with_lists_of_tokens(name, group_bytes, max_scores, monkeypatch):
+    monkeypatch.setattr("lmql_backends.transformers.step_plan.GROUP_BYTES", group_bytes)
+    monkeypatch.setattr("lmql_backends.transformers.attention.MAX_SCORES", max_scores)
+    model = make_model(name)
     reference = Reference(model)
     engine = make_engine(model, kv_tokens=900, max_sequences=10)
     rng = np.random.default_rng(11)
     texts: dict[int, list[int]] = {}
     refused = 0
-    for _ in range(250):
+    for _ in range(150):
         action = rng.choice(["allocate", "forward", "forward", "forward", "copy", "truncate", "free"])
         handles = list(texts)
         if action == "allocate":

@@ -93,6 +93,7 @@ def test_loading_falls_back_with_a_warning_and_stays_exact(name, caplog):
     assert isinstance(built.engine, PlainEngine)
     assert "cannot be replaced" in built.details["slow"]
     assert "one sequence at a time" in caplog.text
+    assert built.engine.capabilities.can_copy == (name != "mamba")
     ids = np.random.default_rng(1).integers(3, VOCAB_SIZE, 25).tolist()
     handle, fork = built.engine.allocate(30), built.engine.allocate(30)
     logprobs(built.engine, Span(handle, 0, ids[:12], [11]))

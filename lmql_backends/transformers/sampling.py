@@ -1,0 +1,226 @@
+"""One call of `sample`: which rows are drawn how, and their log-probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcmodel.logits import Bools, Floats, Ints, SampledRows, SamplePlan
+from lmql_backends.transformers.adjustments import adjust_few, adjust_whole, adjustments_of
+from lmql_backends.transformers.candidates import DrawSettings, draw
+from lmql_backends.transformers.nucleus import keep_nucleus
+from lmql_backends.transformers.row_ops import (
+    Doubles,
+    block_max,
+    first_argmax,
+    inverse_cdf,
+    log_sum_exp,
+    top,
+)
+from lmql_backends.transformers.scoring import finite_rows, no_top, top_of
+from lmql_backends.transformers.token_masks import FEW, allowed_ids, count_allowed
+from lmql_backends.transformers.workspace import Workspace
+
+# How many of the likeliest tokens top-p looks at before it looks at all.
+FIRST_CANDIDATES = 32
+
+
+class Sampling:
+    """One call of `sample`: rows with few allowed tokens on the host, the others whole."""
+
+    def __init__(self, raw: Tensor, plan: SamplePlan, workspace: Workspace, vocab_size: int) -> None:
+        self._raw = raw
+        self._plan = plan
+        self._workspace = workspace
+        self._vocab_size = vocab_size
+        size = len(plan.rows)
+        self._maxima = block_max(raw)
+        self._largest = self._maxima.amax(1)
+        self._is_finite = finite_rows(self._largest)
+        self._wants_logprobs = bool(plan.want_logprobs or plan.top_logprobs)
+        self._top_count = min(plan.top_logprobs, vocab_size)
+        self._total = np.zeros(size)
+        self._token_ids = np.full(size, -1, dtype=np.int64)
+        self._has_choice = np.zeros(size, dtype=np.bool_)
+        self._log_mass = np.zeros(size)
+        self._top_raw = no_top(size, self._top_count)
+        self._top_masked = no_top(size, self._top_count)
+
+    def run(self) -> SampledRows:
+        plan = self._plan
+        size = len(plan.rows)
+        if self._wants_logprobs and size:
+            scratch = self._workspace.rows("scratch", *self._raw.shape)
+            self._total = log_sum_exp(self._raw, self._largest, scratch).double().cpu().numpy()
+        if self._top_count and size:
+            self._top_raw = top_of(
+                top(self._raw, self._maxima, self._top_count), self._total, self._is_finite
+            )
+        is_few = plan.is_masked & (count_allowed(plan.bitmask) <= FEW)
+        if is_few.any():
+            self._sample_few(np.flatnonzero(is_few))
+        if not is_few.all():
+            self._sample_whole(np.flatnonzero(~is_few))
+        ok = self._has_choice & self._is_finite
+        self._token_ids[~ok] = -1
+        return SampledRows(
+            token_ids=self._token_ids,
+            is_finite=self._is_finite,
+            has_choice=ok,
+            **self._logprobs(ok),
+            top_raw=self._top_raw,
+            top_masked=self._top_masked,
+        )
+
+    def _logprobs(self, ok: Bools) -> dict[str, Floats]:
+        zeros = np.zeros(len(ok), dtype=np.float32)
+        if not self._wants_logprobs or not ok.any():
+            return {"raw_logprob": zeros, "log_mass": zeros, "masked_logprob": zeros}
+        tokens = torch.from_numpy(np.where(ok, self._token_ids, 0)).to(self._raw.device)
+        chosen = self._raw.gather(1, tokens.unsqueeze(1))[:, 0].double().cpu().numpy()
+        raw = np.where(ok, chosen - self._total, 0.0)
+        mass = np.where(ok & self._plan.is_masked, self._log_mass, 0.0)
+        return {
+            "raw_logprob": raw.astype(np.float32),
+            "log_mass": mass.astype(np.float32),
+            "masked_logprob": (raw - mass).astype(np.float32),
+        }
+
+    def _sample_few(self, rows: Ints) -> None:
+        """Rows whose masks allow few tokens: only those are looked at."""
+        ids, is_real = allowed_ids(self._plan.bitmask[rows], self._vocab_size)
+        index = torch.from_numpy(rows[:, None] * self._raw.shape[1] + ids).to(self._raw.device)
+        values = self._raw.view(-1).take(index).cpu().numpy()
+        values[~is_real] = -np.inf
+        self._has_choice[rows] = (values > -np.inf).any(axis=1)
+        sorted_ids, sorted_values = _sorted(ids, values.astype(np.float64))
+        if self._wants_logprobs:
+            mass = np.logaddexp.reduce(sorted_values, axis=1) if ids.shape[1] > 1 else sorted_values[:, 0]
+            self._log_mass[rows] = mass - self._total[rows]
+        if self._top_count:
+            self._set_top_masked(rows, sorted_ids, sorted_values, mass)
+        penalties, biases = adjustments_of(self._plan, rows)
+        if len(penalties[0]) or len(biases[0]):
+            adjust_few(values, ids, is_real, penalties, biases)
+            sorted_ids, sorted_values = _sorted(ids, values.astype(np.float64))
+        settings = DrawSettings.of(self._plan, rows)
+        drawn = sorted_ids[:, 0].copy()
+        hot = np.flatnonzero(settings.temperature > 0)
+        if hot.size:
+            drawn[hot] = draw(sorted_values[hot], sorted_ids[hot], settings.take(hot))[0]
+        self._token_ids[rows] = drawn
+
+    def _set_top_masked(self, rows: Ints, ids: Ints, values: Doubles, mass: Doubles) -> None:
+        """`ids` and `values` [n, any] sorted, `mass` [n] the log of the sum of their exponentials."""
+        count = min(self._top_count, ids.shape[1])
+        renormalised = (ids[:, :count], values[:, :count])
+        found = top_of(renormalised, mass, self._is_finite[rows])
+        self._top_masked[0][rows, :count], self._top_masked[1][rows, :count] = found
+
+    def _sample_whole(self, rows: Ints) -> None:
+        """Rows that may draw from much of the vocabulary."""
+        plan = self._plan
+        logits, maxima = self._raw, self._maxima
+        if len(rows) < len(plan.rows):
+            index = torch.from_numpy(rows).to(logits.device)
+            logits, maxima = logits.index_select(0, index), maxima.index_select(0, index)
+        is_masked = plan.is_masked[rows]
+        penalties, biases = adjustments_of(plan, rows)
+        is_adjusted = bool(len(penalties[0]) or len(biases[0]))
+        if is_masked.any():
+            work = self._workspace.rows("work", *logits.shape)
+            self._workspace.masks.fill(plan.bitmask[rows], is_masked, work)
+            work += logits
+            logits, maxima = work, block_max(work)
+        elif is_adjusted:
+            logits = self._workspace.rows("work", *logits.shape).copy_(logits)
+        self._note_mass(rows, is_masked, logits, maxima)
+        if is_adjusted:
+            adjust_whole(logits, penalties, biases)
+            maxima = block_max(logits)
+        largest = maxima.amax(1)
+        self._has_choice[rows] = (largest > float("-inf")).cpu().numpy()
+        self._token_ids[rows] = self._draw_whole(rows, logits, maxima, largest)
+
+    def _note_mass(self, rows: Ints, is_masked: Bools, logits: Tensor, maxima: Tensor) -> None:
+        """Log-probabilities under the mask; before the adjustments."""
+        if not self._wants_logprobs:
+            return
+        mass = self._total[rows]
+        if is_masked.any():
+            scratch = self._workspace.rows("scratch", *logits.shape)
+            mass = log_sum_exp(logits, maxima.amax(1), scratch).double().cpu().numpy()
+            self._log_mass[rows] = mass - self._total[rows]
+        if self._top_count:
+            self._set_top_masked(rows, *top(logits, maxima, self._top_count), mass)
+
+    def _draw_whole(self, rows: Ints, logits: Tensor, maxima: Tensor, largest: Tensor) -> Ints:
+        settings = DrawSettings.of(self._plan, rows)
+        hot = settings.temperature > 0
+        cuts = hot & ((settings.top_k > 0) | (settings.top_p < 1))
+        drawn = np.zeros(len(rows), dtype=np.int64)
+        greedy = np.flatnonzero(~hot)
+        if greedy.size:
+            drawn[greedy] = first_argmax(*_take(greedy, logits, maxima)).cpu().numpy()
+        free = np.flatnonzero(hot & ~cuts)
+        if free.size:
+            drawn[free] = self._draw_free(settings.take(free), *_take(free, logits, largest))
+        cut = np.flatnonzero(cuts)
+        if cut.size:
+            drawn[cut] = self._draw_cut(settings.take(cut), *_take(cut, logits, maxima))
+        return drawn
+
+    def _weights(self, settings: DrawSettings, logits: Tensor, largest: Tensor) -> Tensor:
+        """``exp((logit - largest) / T)`` in the scratch buffer."""
+        temperature = torch.from_numpy(settings.temperature).to(logits.device).unsqueeze(1)
+        weights = self._workspace.rows("scratch", *logits.shape)
+        torch.sub(logits, largest.unsqueeze(1), out=weights)
+        return weights.div_(temperature).exp_()
+
+    def _draw_free(self, settings: DrawSettings, logits: Tensor, largest: Tensor) -> Ints:
+        """Neither top-k nor top-p: from the whole distribution, or what min-p leaves of it."""
+        weights = self._weights(settings, logits, largest)
+        self._apply_min_p(settings, weights)
+        return inverse_cdf(weights, settings.uniform)
+
+    def _draw_cut(self, settings: DrawSettings, logits: Tensor, maxima: Tensor) -> Ints:
+        """Top-k or top-p: from the likeliest tokens, where these are enough to know what is kept."""
+        largest = maxima.amax(1)
+        total: Doubles | None = None
+        if (settings.top_k == 0).any():
+            total = self._weights(settings, logits, largest).sum(1).double().cpu().numpy()
+        count = max(FIRST_CANDIDATES, int(settings.top_k.max()))
+        ids, values = top(logits, maxima, count)
+        drawn, is_enough = draw(values, ids, settings, total)
+        # A row without a choice has no sum; what is drawn for it is dropped.
+        left = np.flatnonzero(~is_enough & np.isfinite(values[:, 0]))
+        if left.size:
+            drawn[left] = self._draw_nucleus(settings.take(left), *_take(left, logits, largest))
+        return drawn
+
+    def _draw_nucleus(self, settings: DrawSettings, logits: Tensor, largest: Tensor) -> Ints:
+        """Top-p, without top-k, that keeps many tokens."""
+        weights = self._weights(settings, logits, largest)
+        keep_nucleus(weights, settings.top_p, self._workspace.rows("work-2", *weights.shape))
+        self._apply_min_p(settings, weights)
+        return inverse_cdf(weights, settings.uniform)
+
+    def _apply_min_p(self, settings: DrawSettings, weights: Tensor) -> None:
+        if (settings.min_p > 0).any():
+            floor = torch.from_numpy(settings.min_p).to(weights.device).unsqueeze(1)
+            weights.masked_fill_(weights < floor, 0.0)
+
+
+def _take(rows: Ints, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Chosen rows of each tensor; the tensors themselves if that is all rows."""
+    if len(rows) == tensors[0].shape[0]:
+        return tensors
+    index = torch.from_numpy(rows).to(tensors[0].device)
+    return tuple(tensor.index_select(0, index) for tensor in tensors)
+
+
+def _sorted(ids: Ints, values: Doubles) -> tuple[Ints, Doubles]:
+    """Likeliest first; ids ascend, so a stable sort keeps ties by lower id."""
+    order = np.argsort(-values, axis=1, kind="stable")
+    return np.take_along_axis(ids, order, 1), np.take_along_axis(values, order, 1)
