@@ -17,8 +17,8 @@ from dcmodel.constraint import Constraint
 from dcmodel.constraints import JsonSchema, Regex
 from dcmodel.types import Completion, GenerateRequest
 
-# Never ends of itself before max_tokens: as many forwards as without it.
-REGEX = r"[a-zA-Z ,.;:!?']+"
+# No end is allowed before max_tokens: as many forwards as without it.
+REGEX = r"[a-z ,.;:!?']+THE END"
 SCHEMA = {
     "type": "object",
     "properties": {

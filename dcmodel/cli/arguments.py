@@ -61,13 +61,13 @@ def open_llm(arguments: argparse.Namespace) -> LLM:
 
 
 def hide_loading_bar(llm: LLM) -> None:
-    """No bar for the embedded model, which loads in a moment, nor where nobody watches.
+    """No bar for the embedded model, which loads in a moment.
 
     Hugging Face's libraries read the variable when they are imported, which has not happened yet.
     """
     from dcmodel.registry import EMBEDDED
 
-    if llm.name == EMBEDDED or not sys.stderr.isatty():
+    if llm.name == EMBEDDED:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 

@@ -154,12 +154,12 @@ def _quiet_unless_terminal() -> Iterator[None]:
     """No progress bars in logs and pipes."""
     was_enabled = library_logging.is_progress_bar_enabled()
     if not sys.stderr.isatty():
-        library_logging.disable_progress_bar()
+        library_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if was_enabled:
-            library_logging.enable_progress_bar()
+            library_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _cannot_load(name: str, error: Exception) -> ModelLoadError:

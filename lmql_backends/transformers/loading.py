@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 MAX_SEQUENCES = 256
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 512, 4096
 TEST_TOKENS = 64
+DIFFERENT = "packed and plain forwards differ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def build_engine(model: PreTrainedModel, options: LoadOptions, *, name: str) -> 
     details = {"architecture": type(model).__name__}
     packed = pack_linears(model)
     engine, reason = _packed_engine(model, options, reference)
-    if engine is None and packed:
+    if reason == DIFFERENT and packed:
         unpack_linears(model)
         packed = 0
         engine, reason = _packed_engine(model, options, reference)
@@ -95,8 +96,14 @@ def build_engine(model: PreTrainedModel, options: LoadOptions, *, name: str) -> 
 
 
 def _reference(model: PreTrainedModel, name: str) -> Reference:
+    """Computed with the attention that the model's authors wrote: sdpa once dropped Gemma 2's softcap."""
     longest = min(TEST_TOKENS, limits.model_positions(model.config))
+    original = model.config._attn_implementation
+    if accepts_attention(model):
+        model.set_attn_implementation("eager")
     reference = make_reference(model, model.config.get_text_config().vocab_size, longest=longest)
+    if accepts_attention(model):
+        model.set_attn_implementation(original)
     if not reference.is_causal:
         raise ModelLoadError(
             f"{name} lets later tokens change what it says of earlier ones: it is no causal language model.",
@@ -122,7 +129,7 @@ def _packed_engine(
         vocab_size = reference.logprobs[0].shape[1]
         if agrees(_test_engine(model, found.shapes, vocab_size), reference):
             return _final_engine(model, options, found.shapes, vocab_size, positions), ""
-        reason = "packed and plain forwards differ"
+        reason = DIFFERENT
     model.set_attn_implementation(original)
     return None, reason
 
@@ -193,11 +200,14 @@ def _plain_engine(
     positions = limits.model_positions(model.config)
     capabilities = _capabilities(model, options, vocab_size, positions, _guess_bytes_per_token(model))
     test = _test_capabilities(vocab_size)
-    for uses_cache in (True, False):
-        if agrees(PlainEngine(model, test, uses_cache=uses_cache), reference):
-            engine = PlainEngine(model, capabilities, uses_cache=uses_cache)
-            engine.capabilities = dataclasses.replace(capabilities, can_copy=engine.copies_parts())
-            return engine
+    for implementation in dict.fromkeys((model.config._attn_implementation, "eager")):
+        if accepts_attention(model):
+            model.set_attn_implementation(implementation)
+        for uses_cache in (True, False):
+            if agrees(PlainEngine(model, test, uses_cache=uses_cache), reference):
+                engine = PlainEngine(model, capabilities, uses_cache=uses_cache)
+                engine.capabilities = dataclasses.replace(capabilities, can_copy=engine.copies_parts())
+                return engine
     raise ModelLoadError(
         f"{name} does not give the same numbers twice: its forwards cannot be trusted.",
         remedy="Use another dtype or device, or another model.",

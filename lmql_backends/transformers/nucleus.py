@@ -20,7 +20,7 @@ def keep_nucleus(weights: Tensor, top_p: Floats, scratch: Tensor) -> None:
 
     `weights` [S, width] are not negative, the largest of each row is 1. `scratch` is of the same shape.
     """
-    wanted = top_p.astype(np.float64) * weights.sum(1).double().cpu().numpy()
+    wanted = top_p.astype(np.float64) * weights.sum(1).cpu().double().numpy()
     low, high = np.full(len(wanted), -LOG_RANGE), np.full(len(wanted), 1e-6)
     above = np.zeros(len(wanted))
     for _ in range(HALVINGS):
@@ -35,7 +35,7 @@ def keep_nucleus(weights: Tensor, top_p: Floats, scratch: Tensor) -> None:
     values = weights[is_border]
     weights.masked_fill_(weights < _column(high, weights), 0.0)
     rows, ids = cells.cpu().numpy().T
-    kept = _likeliest(rows, ids, values.double().cpu().numpy(), wanted - above)
+    kept = _likeliest(rows, ids, values.cpu().double().numpy(), wanted - above)
     chosen = torch.from_numpy(kept).to(weights.device)
     weights[cells[chosen, 0], cells[chosen, 1]] = values[chosen]
 
@@ -43,7 +43,7 @@ def keep_nucleus(weights: Tensor, top_p: Floats, scratch: Tensor) -> None:
 def _mass_from(weights: Tensor, threshold: Tensor, scratch: Tensor) -> Doubles:
     """[S] the sum of the weights that reach the threshold."""
     torch.ge(weights, threshold, out=scratch)
-    mass: Doubles = scratch.mul_(weights).sum(1).double().cpu().numpy()
+    mass: Doubles = scratch.mul_(weights).sum(1).cpu().double().numpy()
     return mass
 
 

@@ -55,7 +55,7 @@ def top(rows: Tensor, maxima: Tensor, count: int) -> tuple[Ints, Doubles]:
         candidates = _blocks(rows, blocks)
     values, places = candidates.topk(wanted, dim=1)
     ids = places if blocks is None else blocks.gather(1, places // BLOCK) * BLOCK + places % BLOCK
-    host_values, host_ids = values.double().cpu().numpy(), ids.cpu().numpy()
+    host_values, host_ids = values.cpu().double().numpy(), ids.cpu().numpy()
     if wanted > count:
         _settle_ties(rows, host_values, host_ids, count)
         host_values, host_ids = host_values[:, :count], host_ids[:, :count]
@@ -67,9 +67,9 @@ def inverse_cdf(weights: Tensor, uniform: Doubles) -> Ints:
     """[S] the id at which the cumulative sum of a row's weights [S, width] first exceeds its uniform number
     times the row's sum. Weights are not negative; each row has a positive one."""
     rows = np.arange(weights.shape[0])
-    sums = weights.view(weights.shape[0], weights.shape[1] // BLOCK, BLOCK).sum(-1).double().cpu().numpy()
+    sums = weights.view(weights.shape[0], weights.shape[1] // BLOCK, BLOCK).sum(-1).cpu().double().numpy()
     block, target = _first_above(sums, uniform)
-    chosen = _blocks(weights, torch.from_numpy(block).to(weights.device).unsqueeze(1)).double().cpu().numpy()
+    chosen = _blocks(weights, torch.from_numpy(block).to(weights.device).unsqueeze(1)).cpu().double().numpy()
     before = sums.cumsum(1)[rows, block] - sums[rows, block]
     cumulative = chosen.cumsum(1)
     within = (cumulative <= (target - before)[:, None]).sum(1)

@@ -52,7 +52,7 @@ class Sampling:
         size = len(plan.rows)
         if self._wants_logprobs and size:
             scratch = self._workspace.rows("scratch", *self._raw.shape)
-            self._total = log_sum_exp(self._raw, self._largest, scratch).double().cpu().numpy()
+            self._total = log_sum_exp(self._raw, self._largest, scratch).cpu().double().numpy()
         if self._top_count and size:
             self._top_raw = top_of(
                 top(self._raw, self._maxima, self._top_count), self._total, self._is_finite
@@ -78,7 +78,7 @@ class Sampling:
         if not self._wants_logprobs or not ok.any():
             return {"raw_logprob": zeros, "log_mass": zeros, "masked_logprob": zeros}
         tokens = torch.from_numpy(np.where(ok, self._token_ids, 0)).to(self._raw.device)
-        chosen = self._raw.gather(1, tokens.unsqueeze(1))[:, 0].double().cpu().numpy()
+        chosen = self._raw.gather(1, tokens.unsqueeze(1))[:, 0].cpu().double().numpy()
         raw = np.where(ok, chosen - self._total, 0.0)
         mass = np.where(ok & self._plan.is_masked, self._log_mass, 0.0)
         return {
@@ -150,7 +150,7 @@ class Sampling:
         mass = self._total[rows]
         if is_masked.any():
             scratch = self._workspace.rows("scratch", *logits.shape)
-            mass = log_sum_exp(logits, maxima.amax(1), scratch).double().cpu().numpy()
+            mass = log_sum_exp(logits, maxima.amax(1), scratch).cpu().double().numpy()
             self._log_mass[rows] = mass - self._total[rows]
         if self._top_count:
             self._set_top_masked(rows, *top(logits, maxima, self._top_count), mass)
@@ -189,7 +189,7 @@ class Sampling:
         largest = maxima.amax(1)
         total: Doubles | None = None
         if (settings.top_k == 0).any():
-            total = self._weights(settings, logits, largest).sum(1).double().cpu().numpy()
+            total = self._weights(settings, logits, largest).sum(1).cpu().double().numpy()
         count = max(FIRST_CANDIDATES, int(settings.top_k.max()))
         ids, values = top(logits, maxima, count)
         drawn, is_enough = draw(values, ids, settings, total)

@@ -43,11 +43,11 @@ def _score(
     """Score ``targets[i]`` in row ``places[i]``; results go to ``result[members]``."""
     maxima = block_max(logits)
     largest = maxima.amax(1)
-    total = log_sum_exp(logits, largest, scratch).double().cpu().numpy()
+    total = log_sum_exp(logits, largest, scratch).cpu().double().numpy()
     is_finite = finite_rows(largest)
     cells = (torch.from_numpy(places).to(logits.device), torch.from_numpy(targets).to(logits.device))
     target = logits[cells]
-    logprob = target.double().cpu().numpy() - total[places]
+    logprob = target.cpu().double().numpy() - total[places]
     result.is_finite[members] = is_finite[places]
     result.logprob[members] = np.where(is_finite[places], logprob, 0.0)
     result.rank[members] = _ranks(logits, places, target, scratch)

@@ -12,7 +12,6 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
 import pytest
-from transformers.utils import logging
 
 from dcmodel.cli import main
 
@@ -27,14 +26,6 @@ class Done:
     returncode: int
     stdout: str
     stderr: str
-
-
-@pytest.fixture(autouse=True)
-def no_loading_bar():
-    """The commands set a variable for it; here the library was imported before."""
-    logging.disable_progress_bar()
-    yield
-    logging.enable_progress_bar()
 
 
 def dcmodel(*arguments, stdin=""):

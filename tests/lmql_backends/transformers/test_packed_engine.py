@@ -45,6 +45,8 @@ class Reference:
 
     def __init__(self, model):
         self._model = copy.deepcopy(model)
+        # What the authors wrote; sdpa dropped Gemma 2's softcap up to transformers 5.17.
+        self._model.set_attn_implementation("eager")
         self._known = {}
 
     def __call__(self, token_ids):
