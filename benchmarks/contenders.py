@@ -17,7 +17,7 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from benchmarks.metered import MeteredEngine
 from benchmarks.workloads import Item
 from dcmodel.backend import LoadedEngine, LoadOptions
-from dcmodel.local_model import LocalDcModel
+from dcmodel.local import LocalDcModel
 from dcmodel.types import Completion, GenerateRequest
 
 Outputs = list[list[int]]

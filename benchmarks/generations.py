@@ -17,7 +17,7 @@ from benchmarks.schemas import Case
 from dcmodel.backend import LoadedEngine
 from dcmodel.constraints import ConstraintCache, JsonSchema
 from dcmodel.errors import DcModelError, InvalidConstraintError
-from dcmodel.local_model import LocalDcModel
+from dcmodel.local import LocalDcModel
 from dcmodel.types import Completion, FinishReason, GenerateRequest, SamplingParams
 
 STYLES = ("spaced", "compact", "bounded", "flexible")

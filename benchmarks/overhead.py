@@ -20,9 +20,9 @@ from dcmodel.backend import LoadedEngine
 from dcmodel.constraint import Matcher
 from dcmodel.constraints import JsonSchema
 from dcmodel.engine import Capabilities, Engine, GenerateBatch, Span
-from dcmodel.local_model import LocalDcModel
+from dcmodel.local import LocalDcModel
 from dcmodel.logits import Floats, Ints, SampledRows, SamplePlan, ScoredRows
-from dcmodel.mask_filler import MaskFiller
+from dcmodel.scheduling.mask_filler import MaskFiller
 from dcmodel.types import GenerateRequest, ModelInfo, SamplingParams
 from dctokenizers import Tokenizer, load
 

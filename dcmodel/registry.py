@@ -172,7 +172,7 @@ class Registry:
             ) from error
         if isinstance(loaded, DcModel):
             return loaded
-        from dcmodel.local_model import LocalDcModel
+        from dcmodel.local import LocalDcModel
 
         return LocalDcModel(loaded)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dcmodel.backend import LoadedEngine, LoadOptions
-from dcmodel.local_model import LocalDcModel
+from dcmodel.local import LocalDcModel
 from dcmodel.model import DcModel
 from dcmodel.registry import Registry
 

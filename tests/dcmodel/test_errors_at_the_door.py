@@ -22,7 +22,7 @@ from dcmodel.errors import (
     UnsatisfiableConstraintError,
     UnsupportedConstraintError,
 )
-from dcmodel.local_model import LocalDcModel
+from dcmodel.local import LocalDcModel
 from dcmodel.registry import Registry
 
 NAN_TOKEN = 77

@@ -14,7 +14,7 @@ from fakes.small_tokenizer import small_tokenizer
 
 from dcmodel import LLM
 from dcmodel.errors import ModelClosedError
-from dcmodel.local_model import LocalDcModel
+from dcmodel.local import LocalDcModel
 
 
 def new_llm(**options):

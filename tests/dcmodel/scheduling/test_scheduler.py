@@ -10,9 +10,9 @@ from fakes.fake_engine import loaded_fake
 from fakes.small_tokenizer import small_tokenizer
 
 from dcmodel.errors import EngineError, NonFiniteLogitsError, OverloadedError
-from dcmodel.local_model import LocalDcModel
-from dcmodel.scheduler import Scheduler
-from dcmodel.sequence import Sequence
+from dcmodel.local import LocalDcModel
+from dcmodel.scheduling.scheduler import Scheduler
+from dcmodel.scheduling.sequence import Sequence
 from dcmodel.types import GenerateRequest, SamplingParams, ScoreRequest
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from dcmodel.adjustments import LogitAdjustments
 from dcmodel.constraint import Matcher
 from dcmodel.constraints import StopMatcher
 from dcmodel.errors import ConstraintRuntimeError, DcModelError
-from dcmodel.prefix_cache import Entry
+from dcmodel.scheduling.adjustments import LogitAdjustments
+from dcmodel.scheduling.prefix_cache import Entry
 from dcmodel.types import FinishReason, SamplingParams
 
 if TYPE_CHECKING:

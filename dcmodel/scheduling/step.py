@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from dcmodel.adjustments import bias_triples, repetition_triples
 from dcmodel.engine import Engine, GenerateBatch
 from dcmodel.errors import (
     ConstraintRuntimeError,
@@ -19,9 +18,10 @@ from dcmodel.errors import (
     NonFiniteLogitsError,
 )
 from dcmodel.logits import Floats, Ints, LogitRows, SampledRows, SamplePlan, ScoredRows
-from dcmodel.mask_filler import Failures, MaskFiller
-from dcmodel.randomness import SEED_MASK, uniforms
-from dcmodel.sequence import LogprobRecord, Sequence, TopRow
+from dcmodel.scheduling.adjustments import bias_triples, repetition_triples
+from dcmodel.scheduling.mask_filler import Failures, MaskFiller
+from dcmodel.scheduling.randomness import SEED_MASK, uniforms
+from dcmodel.scheduling.sequence import LogprobRecord, Sequence, TopRow
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from queue import Empty, SimpleQueue
 
 from dcmodel.engine import Engine, GenerateBatch, Span
 from dcmodel.errors import DcModelError, EngineError, ModelClosedError, OverloadedError
-from dcmodel.kv import KVManager
-from dcmodel.notify import notify_loops
-from dcmodel.sequence import Sequence, Status
-from dcmodel.step import Step
+from dcmodel.scheduling.kv import KVManager
+from dcmodel.scheduling.notify import notify_loops
+from dcmodel.scheduling.sequence import Sequence, Status
+from dcmodel.scheduling.step import Step
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ import numpy as np
 from dcmodel.backend import LoadedEngine
 from dcmodel.constraints import ConstraintCache, watch_stops
 from dcmodel.errors import ContextLengthError, DcModelError
-from dcmodel.local_stream import LocalStream
+from dcmodel.local.stream import LocalStream
 from dcmodel.mask import check_token_ids
 from dcmodel.model import DcModel
-from dcmodel.scheduler import Scheduler
-from dcmodel.sequence import Sequence, Status
+from dcmodel.scheduling.scheduler import Scheduler
+from dcmodel.scheduling.sequence import Sequence, Status
 from dcmodel.types import (
     GenerateRequest,
     SamplingParams,

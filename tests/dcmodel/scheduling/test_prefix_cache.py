@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from dcmodel.prefix_cache import PrefixCache
+from dcmodel.scheduling.prefix_cache import PrefixCache
 
 
 def common(left, right) -> int:

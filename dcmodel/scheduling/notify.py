@@ -5,7 +5,7 @@ from __future__ import annotations
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable
 
-from dcmodel.sequence import Sequence
+from dcmodel.scheduling.sequence import Sequence
 
 
 def notify_loops(sequences: Iterable[Sequence]) -> None:

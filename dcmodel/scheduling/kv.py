@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dcmodel.engine import Engine
-from dcmodel.prefix_cache import Entry, PrefixCache
-from dcmodel.sequence import Sequence
+from dcmodel.scheduling.prefix_cache import Entry, PrefixCache
+from dcmodel.scheduling.sequence import Sequence
 
 # Copying or waiting for fewer shared tokens than this costs more than computing them.
 MIN_SHARED = 8

@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 from dcmodel.errors import DcModelError
+from dcmodel.local.text import TextAssembler
 from dcmodel.model import GenerateStream
-from dcmodel.scheduler import Scheduler
-from dcmodel.sequence import LogprobRecord, Sequence, Status, TopRow
-from dcmodel.text import TextAssembler
+from dcmodel.scheduling.scheduler import Scheduler
+from dcmodel.scheduling.sequence import LogprobRecord, Sequence, Status, TopRow
 from dcmodel.types import (
     Certificate,
     Completion,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dcmodel.randomness import uniforms
+from dcmodel.scheduling.randomness import uniforms
 
 
 def numbers(seeds, positions):

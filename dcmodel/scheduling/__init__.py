@@ -1,0 +1,1 @@
+"""Continuous batching of sequences over one engine: see `scheduler.Scheduler.step`."""
