@@ -37,6 +37,8 @@ class Scheduler:
         self._inbox: SimpleQueue[Sequence | None] = SimpleQueue()
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
+        # Thousands may wait: the line is searched only when somebody in it may have to go.
+        self._must_search_waiting = False
         self._max_waiting = max_waiting
         self._lock = threading.Lock()
         self._closing = False
@@ -112,6 +114,8 @@ class Scheduler:
     def _accept(self, sequence: Sequence | None) -> None:
         if sequence is not None:
             self._waiting.append(sequence)
+        # None: something was cancelled. A sequence may also be complete when it arrives.
+        self._must_search_waiting |= sequence is None or sequence.is_complete
 
     def step(self) -> None:
         """One forward for everything that can go on."""
@@ -162,6 +166,7 @@ class Scheduler:
                     f"{len(sequence.token_ids)} tokens do not fit the KV cache, though nothing else runs.",
                     remedy="Load the model with a larger kv_tokens.",
                 )
+                self._must_search_waiting = True
                 passed.append(sequence)
                 continue
             sequence.status = Status.RUNNING
@@ -188,10 +193,10 @@ class Scheduler:
             self._running = [sequence for sequence in self._running if not sequence.is_complete]
             for sequence in finished:
                 self._kv.retire(sequence)
-        dropped = [sequence for sequence in self._waiting if sequence.is_complete]
-        if dropped:
+        if self._must_search_waiting:
+            self._must_search_waiting = False
+            finished += [sequence for sequence in self._waiting if sequence.is_complete]
             self._waiting = deque(sequence for sequence in self._waiting if not sequence.is_complete)
-        finished += dropped
         for sequence in finished:
             sequence.status = Status.FINISHED
         return finished

@@ -41,16 +41,16 @@ class Plan:
     tokens_per_step: int
     seed: int
     device: torch.device
-    # Most steps are short rows; the last ones are long, so that later positions are known too.
+    # Most steps have short rows; some have long ones, so that later positions are known too.
     short_row: int = 256
     long_row: int = 1024
-    long_share: float = 0.12
+    long_every: int = 8
     save_every: int = 0
     muon_rate: float = 0.02
     adam_rate: float = 3e-3
 
     def row_length(self, step: int) -> int:
-        return self.short_row if step < self.steps * (1 - self.long_share) else self.long_row
+        return self.long_row if step % self.long_every == self.long_every - 1 else self.short_row
 
     def rate_factor(self, step: int) -> float:
         """Linear warm-up, then a cosine down to nearly nothing."""

@@ -16,10 +16,10 @@ from lmql_backends.tiny.corpus.names import NameMaker, Split, split_of
 __all__ = ["Document", "Segment", "Split", "documents", "split_of"]
 
 _SHARES = {
-    "extraction": 0.38,
+    "extraction": 0.36,
     "reading": 0.06,
     "copying": 0.03,
-    "sentiment": 0.13,
+    "sentiment": 0.15,
     "sum": 0.14,
     "fact": 0.1,
     "json": 0.06,

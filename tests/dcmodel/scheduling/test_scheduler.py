@@ -210,3 +210,15 @@ def test_a_loop_that_is_gone_stops_its_requests():
 
     assert asyncio.run(use_and_close()).token_ids
     del stream
+
+
+async def test_what_is_forced_to_the_end_needs_no_forward(opened):
+    from dcmodel.constraints import Regex
+
+    model, engine = opened()
+    item = request(model, "yes", constraint=Regex("The quick brown fox"), logprobs=False)
+    completion = await run_one(model, item)
+    assert completion.text == "The quick brown fox"
+    assert completion.certificate.valid
+    assert all(completion.forced)
+    assert not engine.batches
