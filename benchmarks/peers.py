@@ -26,7 +26,9 @@ from benchmarks.metered import Meter
 from benchmarks.tables import Table
 from benchmarks.workloads import Item, Workload
 
-# Of the prototype on a quiet machine (fp32, bf16): what to compare with.
+# Of the prototype on a quiet machine (fp32, bf16): what to compare with. In bfloat16, its `generate` had
+# weights with requires_grad=False, for which torch copies them anew for each row of lm_head: a prefill of 32
+# prompts then takes three times as long. Here `generate` gets the weights as from_pretrained gives them.
 TARGETS = {
     "equal B=1": (1.47, 1.46),
     "equal B=8": (1.80, 2.30),

@@ -25,6 +25,7 @@ class Shape:
 
 SHAPES = {
     "135m": Shape(30, 576, 9, 3, 1536, 49152),  # SmolLM2-135M
+    "135m-200k": Shape(30, 576, 9, 3, 1536, 200_000),
     "15m": Shape(6, 288, 6, 6, 768, 32000),
     "49k": Shape(2, 64, 2, 1, 128, 49152),  # all vocabulary: what masks and sampling cost
     "200k": Shape(2, 64, 2, 1, 128, 200_000),

@@ -85,18 +85,22 @@ PLAIN_ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def make_config(name: str) -> Any:
+def make_config(name: str, *, vocab_size: int = VOCAB_SIZE) -> Any:
     kind, changes = (ARCHITECTURES | PLAIN_ARCHITECTURES)[name]
     sizes = _SIZES | _INIT | changes
     if name in ("gpt2", "gptj", "bloom", "mpt"):
         sizes = {**_INIT, **changes, "vocab_size": VOCAB_SIZE, "bos_token_id": 1, "eos_token_id": 2}
-    return getattr(transformers, kind)(**sizes)
+    return getattr(transformers, kind)(**{**sizes, "vocab_size": vocab_size})
 
 
-def make_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def make_model(
+    name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, vocab_size: int = VOCAB_SIZE
+) -> PreTrainedModel:
     """A model in evaluation mode; the same weights for the same name and seed."""
     torch.manual_seed(seed)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(make_config(name), dtype=torch.float32)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        make_config(name, vocab_size=vocab_size), dtype=torch.float32
+    )
     # Sinks, norms and biases start at 0 or 1 and would hide mistakes.
     with torch.no_grad():
         for parameter in model.parameters():
