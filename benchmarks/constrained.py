@@ -17,7 +17,7 @@ from dcmodel.constraints import JsonSchema, Regex
 from dcmodel.types import Completion, GenerateRequest
 
 # No end is allowed before max_tokens: as many forwards as without it.
-REGEX = r"[a-z ,.;:!?']+THE END"
+REGEX = r"[a-z ,.;:!?']+§"
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -116,8 +116,8 @@ def constrained_table(name: str, dtype: str, pairs: Sequence[Pair]) -> Table:
         f"{name} {dtype}: constrained over unconstrained, median (min-max) of {len(pairs[0].time)}",
         ["constraint", "plain ms/forward", "forwards", "forced", "per forward", "time", "tokens/s", "met"],
         notes=[
-            f"ratios of CPU time, mask threads included, for equal numbers of tokens; to hold: regex, which has "
-            f"as many forwards as plain text, at most {STEP_LIMIT}; json schema more tokens per second than plain"
+            "ratios of CPU time, mask threads included, for equal numbers of tokens",
+            f"to hold on 135m: regex (as many forwards) at most {STEP_LIMIT}, json schema below 1",
         ],
     )
     for pair in pairs:
@@ -133,7 +133,7 @@ def constrained_table(name: str, dtype: str, pairs: Sequence[Pair]) -> Table:
                 Spread.of(pair.per_forward).text(3),
                 time.text(3),
                 f"{1 / time.median:.2f}",
-                "yes" if is_met else "NO",
+                ("yes" if is_met else "NO") if name.startswith("135m") else "",
             ],
             constraint=pair.label,
             time=pair.time,
