@@ -71,6 +71,19 @@ class StaticGenerate:
         return [row[: item.new] for row, item in zip(rows, items, strict=True)]
 
 
+class FrozenGenerate(StaticGenerate):
+    """The same with weights that take no gradient: what the targets for bfloat16 were measured against."""
+
+    name = "frozen"
+
+    def run(self, items: Sequence[Item]) -> Outputs:
+        self._model.requires_grad_(False)
+        try:
+            return super().run(items)
+        finally:
+            self._model.requires_grad_(True)
+
+
 class ContinuousBatching:
     """transformers' own; its defaults would take most of the memory, so its sizes are given."""
 

@@ -16,6 +16,7 @@ from benchmarks.clock import Spread, cpu_seconds
 from benchmarks.contenders import (
     Contender,
     ContinuousBatching,
+    FrozenGenerate,
     Ours,
     Outputs,
     StaticGenerate,
@@ -28,7 +29,7 @@ from benchmarks.workloads import Item, Workload
 
 # Of the prototype on a quiet machine (fp32, bf16): what to compare with. In bfloat16, its `generate` had
 # weights with requires_grad=False, for which torch copies them anew for each row of lm_head: a prefill of 32
-# prompts then takes three times as long. Here `generate` gets the weights as from_pretrained gives them.
+# prompts then takes three times as long. That is `frozen` here; `generate` has them as from_pretrained does.
 TARGETS = {
     "equal B=1": (1.47, 1.46),
     "equal B=8": (1.80, 2.30),
@@ -69,6 +70,8 @@ def compare(
     plain = plain_model(folder, dtype)
     ours = load_ours(folder, dtype)
     contenders: list[Contender] = [StaticGenerate(plain), ours, ours.with_logprobs()]
+    if dtype == "bfloat16":
+        contenders.append(FrozenGenerate(plain))
     if continuous:
         contenders.append(ContinuousBatching(plain_model(folder, dtype)))
     bar = tqdm(total=len(workloads) * len(contenders) * (repeats + 1), desc=dtype, unit="run")
@@ -151,9 +154,10 @@ def _check(
 def peers_table(model: str, dtype: str, results: Sequence[Result]) -> Table:
     """CPU time of generate over that of each contender."""
     others = [name for name in results[0].seconds if name != "generate"]
+    bases = [name for name in others if not name.startswith("dcmodel")]
     table = Table(
         f"{model} {dtype}: times as fast as static generate, median (min-max) of {len(results[0].meters)}",
-        ["workload", "generate ms", *others, "target", "dcmodel/continuous", "same tokens"],
+        ["workload", "generate ms", *others, "target", *(f"dcmodel/{base}" for base in bases), "same tokens"],
         notes=[
             "CPU time of one thread; target: the prototype's, on a quiet machine, for the 135m shape",
             f"logical cores {os.cpu_count()}, torch threads {torch.get_num_threads()}",
@@ -164,7 +168,7 @@ def peers_table(model: str, dtype: str, results: Sequence[Result]) -> Table:
         target = TARGETS.get(name) if model == "135m" else None
         generate = Spread.of(1000 * value for value in result.seconds["generate"])
         ratios = {other: result.ratio(other) for other in others}
-        against = result.ratio("dcmodel", "continuous") if "continuous" in ratios else None
+        against = [result.ratio("dcmodel", base) for base in bases]
         worst = min(result.agreeing.values())
         wanted = target[dtype == "bfloat16"] if target else None
         table.add(
@@ -173,7 +177,7 @@ def peers_table(model: str, dtype: str, results: Sequence[Result]) -> Table:
                 generate.text(0),
                 *(ratios[other].text() for other in others),
                 "" if wanted is None else f"{wanted:.2f}",
-                against.text() if against else "",
+                *(spread.text() for spread in against),
                 f"{worst:.0%}",
             ],
             workload=name,

@@ -51,7 +51,8 @@ def generated(plain, prompt, count):
 
 @pytest.mark.parametrize("chunk", [512, 13])
 async def test_1_8_and_32_requests_equal_generate(folder, chunk):
-    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    # Eager: the sdpa of transformers 5.17 drops Gemma 2's softcap.
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     options = LoadOptions(device="cpu", dtype="float32", max_batch_tokens=chunk)
     rng = random.Random(str(chunk))
     shared = [rng.randrange(3, 190) for _ in range(24)]
