@@ -14,7 +14,9 @@ from lmql_backends.transformers.kv_segment import LayerShape
 from lmql_backends.transformers.step_plan import Group, PlacedSpan, StepPlan
 
 ATTENTION_NAME = "dcmodel_slots"
-# Scores of a long span are computed in blocks of about this many numbers.
+# Scores of a long span are computed in blocks of up to this many rows (little is computed past the diagonal)
+# and about this many numbers.
+BLOCK_ROWS = 64
 MAX_SCORES = 1 << 22
 
 
@@ -126,15 +128,22 @@ class SlotStep:
                 context[group.rows[group.kept]] = attended[group.kept]
         for chunk in plan.chunks:
             rows = slice(chunk.row, chunk.row + chunk.count)
-            context[rows] = self._attend_chunk(
-                chunk, layer, query[:, rows], key[:, rows], value[:, rows], scores
+            self._attend_chunk(
+                chunk, layer, query[:, rows], key[:, rows], value[:, rows], scores, context[rows]
             )
         return context
 
     def _attend_chunk(
-        self, chunk: PlacedSpan, layer: int, query: Tensor, key: Tensor, value: Tensor, scores: Scores
-    ) -> Tensor:
-        """A long span: ``[heads, rows, dim]`` to ``[rows, query heads, value dim]``."""
+        self,
+        chunk: PlacedSpan,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scores: Scores,
+        context: Tensor,
+    ) -> None:
+        """A long span: ``[heads, rows, dim]`` each, into `context` ``[rows, query heads, value dim]``."""
         slot_keys, slot_values = (
             chunk.segment.keys[layer][chunk.slot],
             chunk.segment.values[layer][chunk.slot],
@@ -143,10 +152,12 @@ class SlotStep:
         slot_values[:, chunk.start : chunk.end].copy_(value)
         heads = key.shape[0]
         query = query.view(heads, -1, *query.shape[1:])
-        if not scores.is_plain:
-            return self._attend_chunk_blocks(chunk, query, slot_keys, slot_values, scores)
+        # On a CPU, blocks take down to a quarter of the time of torch's own attention.
+        if not scores.is_plain or query.device.type == "cpu":
+            self._attend_chunk_blocks(chunk, query, slot_keys, slot_values, scores, context)
+            return
         if chunk.start == 0 and (not scores.window or chunk.end <= scores.window):
-            context = F.scaled_dot_product_attention(
+            attended = F.scaled_dot_product_attention(
                 query,
                 key.unsqueeze(1).expand(-1, query.shape[1], -1, -1),
                 value.unsqueeze(1).expand(-1, query.shape[1], -1, -1),
@@ -154,51 +165,57 @@ class SlotStep:
                 scale=scores.scaling,
             )
         else:
-            low = max(0, chunk.start - scores.window + 1) if scores.window else 0
+            low = _first_seen(chunk.start, scores.window)
             past_keys = slot_keys[:, :, low : chunk.end].transpose(1, 2).contiguous()
             past_values = slot_values[:, low : chunk.end]
-            context = F.scaled_dot_product_attention(
+            attended = F.scaled_dot_product_attention(
                 query,
                 past_keys.unsqueeze(1).expand(-1, query.shape[1], -1, -1),
                 past_values.unsqueeze(1).expand(-1, query.shape[1], -1, -1),
-                attn_mask=self._chunk_mask(chunk, chunk.start, chunk.end, low, scores.window, query),
+                attn_mask=self._chunk_mask(chunk.start, chunk.end, scores.window, 1, query),
                 scale=scores.scaling,
             )
-        return context.flatten(0, 1).transpose(0, 1)
+        context.copy_(attended.flatten(0, 1).transpose(0, 1))
 
     def _attend_chunk_blocks(
-        self, chunk: PlacedSpan, query: Tensor, keys: Tensor, values: Tensor, scores: Scores
-    ) -> Tensor:
+        self,
+        chunk: PlacedSpan,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        scores: Scores,
+        context: Tensor,
+    ) -> None:
         heads, shared, count, _ = query.shape
-        block = max(1, MAX_SCORES // (heads * shared * chunk.end))
-        parts = []
+        block = max(1, min(BLOCK_ROWS, MAX_SCORES // (heads * shared * chunk.end)))
         for first in range(0, count, block):
             last = min(first + block, count)
             start, end = chunk.start + first, chunk.start + last
-            low = max(0, start - scores.window + 1) if scores.window else 0
-            mask = self._chunk_mask(chunk, start, end, low, scores.window, query).repeat(shared, 1)
-            parts.append(
-                _attend(
-                    query[:, :, first:last].flatten(1, 2),
-                    keys[:, :, low:end],
-                    values[:, low:end],
-                    mask.unsqueeze(0),
-                    scores,
-                    heads=heads,
-                    sink_rows=(1, shared, last - first),
-                ).view(heads, shared, last - first, -1)
+            low = _first_seen(start, scores.window)
+            attended = _attend(
+                query[:, :, first:last].flatten(1, 2),
+                keys[:, :, low:end],
+                values[:, low:end],
+                self._chunk_mask(start, end, scores.window, shared, query),
+                scores,
+                heads=heads,
+                sink_rows=(1, shared, last - first),
             )
-        return torch.cat(parts, dim=2).flatten(0, 1).transpose(0, 1)
+            context[first:last] = attended.view(heads * shared, last - first, -1).transpose(0, 1)
 
-    def _chunk_mask(
-        self, chunk: PlacedSpan, start: int, end: int, low: int, window: int, like: Tensor
-    ) -> Tensor:
-        """What to add to the scores of queries ``start .. end - 1`` over tokens ``low .. end - 1``."""
-        key = (chunk.index, start, end, window)
+    def _chunk_mask(self, start: int, end: int, window: int, copies: int, like: Tensor) -> Tensor:
+        """What to add to the scores of queries ``start .. end - 1`` over the tokens they see, repeated."""
+        key = (start, end, window, copies)
         if key not in self._chunk_masks:
             positions = torch.arange(start, end, device=like.device)
-            self._chunk_masks[key] = _additive_mask(positions, low, end, window, like.dtype)
+            mask = _additive_mask(positions, _first_seen(start, window), end, window, like.dtype)
+            self._chunk_masks[key] = mask.repeat(copies, 1)
         return self._chunk_masks[key]
+
+
+def _first_seen(position: int, window: int) -> int:
+    """The first token that a query at `position` sees."""
+    return max(0, position - window + 1) if window else 0
 
 
 def _attend_group(group: Group, layer: int, queries: Tensor, scores: Scores) -> Tensor:
@@ -262,7 +279,7 @@ def _group_mask(
     """The first token that a group reads, and what to add to its scores (shared by all layers)."""
     if window in group.masks:
         return group.masks[window]
-    low = max(0, group.earliest - window + 1) if window else 0
+    low = _first_seen(group.earliest, window)
     mask: Tensor | None = None
     # Where all queries are last in their slots, reading from `low` is all that the window asks.
     if any(position != group.length - 1 for position in group.positions):

@@ -14,6 +14,9 @@ logger = logging.getLogger(__name__)
 # The number of rows that the layout is chosen for; good from one row up.
 TYPICAL_ROWS = 32
 PACKABLE_DTYPES = (torch.float32, torch.bfloat16)
+# A float32 matrix of at most this many numbers (1 MiB) is kept in its plain form too: for a single row,
+# calling oneDNN costs more there than its layout saves.
+SMALL = 2**18
 
 
 class PackedLinear(nn.Module):
@@ -24,9 +27,13 @@ class PackedLinear(nn.Module):
         self.out_features, self.in_features = weight.shape
         self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), TYPICAL_ROWS)
         self._bias = None if bias is None else bias.detach()
+        is_small = weight.dtype == torch.float32 and weight.numel() <= SMALL
+        self._plain = weight.detach() if is_small else None
         self._linear = torch.ops.mkldnn._linear_pointwise.default
 
     def forward(self, input: Tensor) -> Tensor:
+        if self._plain is not None and input.numel() == self.in_features:
+            return F.linear(input, self._plain, self._bias)
         if not input.numel():
             return input.new_empty((*input.shape[:-1], self.out_features))
         output: Tensor = self._linear(input, self._packed, self._bias, "none", [], "")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dcmodel.logits import Floats, Ints, SampledRows, SamplePlan, ScoredRows
+from lmql_backends.transformers.greedy import is_plain_greedy, sample_greedy
 from lmql_backends.transformers.row_ops import padded_width
 from lmql_backends.transformers.sampling import Sampling
 from lmql_backends.transformers.scoring import score_rows
@@ -28,7 +29,10 @@ class TorchLogitRows:
 
     def sample(self, plan: SamplePlan) -> SampledRows:
         with torch.inference_mode(), np.errstate(all="ignore"):
-            return Sampling(self._padded(plan.rows), plan, self._workspace, self._logits.shape[1]).run()
+            logits = self._padded(plan.rows)
+            if logits.device.type == "cpu" and is_plain_greedy(plan):
+                return sample_greedy(logits, plan)
+            return Sampling(logits, plan, self._workspace, self._logits.shape[1]).run()
 
     def score(self, rows: Ints, targets: Ints, top_logprobs: int) -> ScoredRows:
         with torch.inference_mode(), np.errstate(all="ignore"):
@@ -37,13 +41,17 @@ class TorchLogitRows:
             )
 
     def _padded(self, rows: Ints) -> Tensor:
-        """Chosen rows as float32 with -inf past the vocabulary, in the workspace."""
-        vocab_size = self._logits.shape[1]
-        padded = self._workspace.rows("raw", len(rows), padded_width(vocab_size))
+        """Chosen rows as float32 with -inf past the vocabulary, to be read only: in the workspace, or the
+        logits themselves where nothing has to change."""
+        logits = self._logits
+        count, vocab_size = logits.shape
+        width = padded_width(vocab_size)
+        is_all = len(rows) == count and (rows == np.arange(count)).all()
+        if is_all and width == vocab_size and logits.dtype == torch.float32 and logits.is_contiguous():
+            return logits
+        padded = self._workspace.rows("raw", len(rows), width)
         padded[:, vocab_size:] = float("-inf")
-        if len(rows) == self._logits.shape[0] and (rows == np.arange(len(rows))).all():
-            padded[:, :vocab_size].copy_(self._logits)
-        else:
-            index = torch.from_numpy(rows).to(self._logits.device)
-            padded[:, :vocab_size].copy_(self._logits.index_select(0, index))
+        if not is_all:
+            logits = logits.index_select(0, torch.from_numpy(rows).to(logits.device))
+        padded[:, :vocab_size].copy_(logits)
         return padded

@@ -19,7 +19,7 @@ from lmql_backends.transformers.row_ops import (
     top,
 )
 from lmql_backends.transformers.scoring import finite_rows, no_top, top_of
-from lmql_backends.transformers.token_masks import FEW, allowed_ids, count_allowed
+from lmql_backends.transformers.token_masks import allowed_ids, count_allowed, few_of
 from lmql_backends.transformers.workspace import Workspace
 
 # How many of the likeliest tokens top-p looks at before it looks at all.
@@ -57,7 +57,7 @@ class Sampling:
             self._top_raw = top_of(
                 top(self._raw, self._maxima, self._top_count), self._total, self._is_finite
             )
-        is_few = plan.is_masked & (count_allowed(plan.bitmask) <= FEW)
+        is_few = plan.is_masked & (count_allowed(plan.bitmask) <= few_of(self._vocab_size))
         if is_few.any():
             self._sample_few(np.flatnonzero(is_few))
         if not is_few.all():
@@ -94,21 +94,20 @@ class Sampling:
         values = self._raw.view(-1).take(index).cpu().numpy()
         values[~is_real] = -np.inf
         self._has_choice[rows] = (values > -np.inf).any(axis=1)
-        sorted_ids, sorted_values = _sorted(ids, values.astype(np.float64))
         if self._wants_logprobs:
-            mass = np.logaddexp.reduce(sorted_values, axis=1) if ids.shape[1] > 1 else sorted_values[:, 0]
+            mass = _log_sums(values.astype(np.float64))
             self._log_mass[rows] = mass - self._total[rows]
         if self._top_count:
-            self._set_top_masked(rows, sorted_ids, sorted_values, mass)
+            self._set_top_masked(rows, *_sorted(ids, values.astype(np.float64)), mass)
         penalties, biases = adjustments_of(self._plan, rows)
         if len(penalties[0]) or len(biases[0]):
             adjust_few(values, ids, is_real, penalties, biases)
-            sorted_ids, sorted_values = _sorted(ids, values.astype(np.float64))
         settings = DrawSettings.of(self._plan, rows)
-        drawn = sorted_ids[:, 0].copy()
+        drawn = ids[np.arange(len(rows)), values.argmax(axis=1)]
         hot = np.flatnonzero(settings.temperature > 0)
         if hot.size:
-            drawn[hot] = draw(sorted_values[hot], sorted_ids[hot], settings.take(hot))[0]
+            sorted_ids, sorted_values = _sorted(ids[hot], values[hot].astype(np.float64))
+            drawn[hot] = draw(sorted_values, sorted_ids, settings.take(hot))[0]
         self._token_ids[rows] = drawn
 
     def _set_top_masked(self, rows: Ints, ids: Ints, values: Doubles, mass: Doubles) -> None:
@@ -218,6 +217,13 @@ def _take(rows: Ints, *tensors: Tensor) -> tuple[Tensor, ...]:
         return tensors
     index = torch.from_numpy(rows).to(tensors[0].device)
     return tuple(tensor.index_select(0, index) for tensor in tensors)
+
+
+def _log_sums(values: Doubles) -> Doubles:
+    """[S] log of the sum of the exponentials of a row; NaN where there is no finite value."""
+    largest = values.max(axis=1)
+    sums: Doubles = largest + np.log(np.exp(values - largest[:, None]).sum(axis=1))
+    return sums
 
 
 def _sorted(ids: Ints, values: Doubles) -> tuple[Ints, Doubles]:

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from dcmodel.logits import Bools, Ints
 
-# Rows with at most this many allowed tokens are drawn from those alone.
-FEW = 1024
+
+def few_of(vocab_size: int) -> int:
+    """Rows with at most this many allowed tokens are drawn from those alone."""
+    return max(1024, vocab_size // 64)
 
 
 def count_allowed(bitmask: NDArray[np.int32]) -> Ints:
@@ -21,20 +23,20 @@ def count_allowed(bitmask: NDArray[np.int32]) -> Ints:
 
 def allowed_ids(bitmask: NDArray[np.int32], vocab_size: int) -> tuple[Ints, Bools]:
     """The allowed ids of each row, ascending, ``[S, most]`` with `most` at least 1, and which are real."""
-    rows, words = np.nonzero(bitmask)
-    bits = np.unpackbits(
-        np.ascontiguousarray(bitmask[rows, words]).view(np.uint8).reshape(-1, 4), axis=1, bitorder="little"
-    )
-    places, offsets = np.nonzero(bits)
-    ids = words[places] * 32 + offsets
-    inside = ids < vocab_size
-    owners, ids = rows[places][inside], ids[inside]
-    counts = np.bincount(owners, minlength=bitmask.shape[0])
-    starts = np.cumsum(counts) - counts
-    most = max(1, int(counts.max(initial=0)))
-    padded = np.zeros((bitmask.shape[0], most), dtype=np.int64)
-    padded[owners, np.arange(len(ids)) - starts[owners]] = ids
-    return padded, np.arange(most) < counts[:, None]
+    found = [set_bits(words, vocab_size) for words in bitmask]
+    counts = np.fromiter(map(len, found), dtype=np.int64, count=len(found))
+    padded = np.zeros((len(found), max(1, int(counts.max(initial=0)))), dtype=np.int64)
+    for row, ids in zip(padded, found, strict=True):
+        row[: len(ids)] = ids
+    return padded, np.arange(padded.shape[1]) < counts[:, None]
+
+
+def set_bits(words: NDArray[np.int32], limit: int) -> Ints:
+    """Where the bits of packed words are set, ascending and below `limit`."""
+    bits = np.unpackbits(words.view(np.uint8), count=limit, bitorder="little")
+    # Of booleans, numpy finds the true ones ten times as fast as of bytes those that are not 0.
+    places: Ints = np.flatnonzero(bits.view(np.bool_))
+    return places
 
 
 class MaskAdder:

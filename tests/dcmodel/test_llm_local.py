@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from conformance.requests import Gate
 from fakes.fake_engine import loaded_fake
 from fakes.small_tokenizer import small_tokenizer
 
@@ -103,15 +104,19 @@ def test_cancelling_a_running_request_ends_it_with_what_it_has(llm):
         assert completion.finish_reason in ("cancelled", "stop")
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 async def test_cancelling_a_task_leaves_the_others_alone(llm):
+    gate = Gate(after=2)
+    task = asyncio.create_task(llm.agenerate(["yes", "no"], max_tokens=300, constraint=gate.constraint()))
     other = asyncio.create_task(llm.agenerate("yes", **OPTIONS))
-    task = asyncio.create_task(llm.agenerate(["yes", "no"], max_tokens=400, temperature=1.0))
-    await asyncio.sleep(0.02)
+    while gate.reached < 2:  # noqa: ASYNC110 - it is reached in another thread
+        await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    gate.open()
     same(await other, llm.generate("yes", **OPTIONS))
+    assert gate.reached <= 3
 
 
 def test_many_threads_give_what_one_gives(llm):

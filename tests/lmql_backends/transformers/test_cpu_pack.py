@@ -61,3 +61,22 @@ def test_no_rows_give_no_rows():
     if not can_pack(torch.float32):
         pytest.skip("not available")
     assert PackedLinear(torch.randn(6, 4), None)(torch.empty(1, 0, 4)).shape == (1, 0, 6)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize(("outputs", "is_kept"), [(256, True), (5000, False)])
+def test_small_float32_matrices_keep_their_plain_weight_for_single_rows(rows, outputs, is_kept):
+    if not can_pack(torch.float32):
+        pytest.skip("not available")
+    plain = nn.Linear(64, outputs)
+    packed = PackedLinear(plain.weight, plain.bias)
+    assert (packed._plain is not None) == is_kept
+    with torch.inference_mode():
+        input = torch.randn(1, rows, 64)
+        torch.testing.assert_close(packed(input), plain(input), atol=1e-5, rtol=0)
+
+
+def test_bfloat16_matrices_are_kept_in_one_form():
+    if not can_pack(torch.bfloat16):
+        pytest.skip("not available")
+    assert PackedLinear(torch.randn(8, 8, dtype=torch.bfloat16), None)._plain is None

@@ -117,12 +117,13 @@ def test_ragged_batches_of_every_architecture_are_exact(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "group_bytes", "max_scores"),
-    [("gemma2", 1 << 18, 1 << 22), ("gpt_oss", 0, 500), ("qwen3", 3000, 500)],
+    ("name", "group_bytes", "max_scores", "block_rows"),
+    [("gemma2", 1 << 18, 1 << 22, 64), ("gpt_oss", 0, 500, 64), ("qwen3", 3000, 1 << 22, 7)],
 )
-def test_random_operations_agree_with_lists_of_tokens(name, group_bytes, max_scores, monkeypatch):
+def test_random_operations_agree_with_lists_of_tokens(name, group_bytes, max_scores, block_rows, monkeypatch):
     monkeypatch.setattr("lmql_backends.transformers.step_plan.GROUP_BYTES", group_bytes)
     monkeypatch.setattr("lmql_backends.transformers.attention.MAX_SCORES", max_scores)
+    monkeypatch.setattr("lmql_backends.transformers.attention.BLOCK_ROWS", block_rows)
     model = make_model(name)
     reference = Reference(model)
     engine = make_engine(model, kv_tokens=900, max_sequences=10)

@@ -52,15 +52,15 @@ def random_triples(rng, size, vocab_size, low, high):
     return pairs[:, 0], pairs[:, 1], values
 
 
-def random_plan(rng, num_rows, vocab_size):
-    size = int(rng.integers(1, 9))
+def random_plan(rng, num_rows, vocab_size, *, in_order=False):
+    size = num_rows if in_order else int(rng.integers(1, 9))
     density = rng.choice([0.001, 0.02, 0.5, 0.99], size=size)
     allowed = rng.random((size, vocab_size)) < density[:, None]
     allowed[np.arange(size), rng.integers(0, vocab_size, size)] = True
     is_masked = rng.random(size) < rng.choice([0.0, 0.5, 1.0])
     chance = rng.choice([0.0, 0.5, 1.0])
     return make_plan(
-        rng.integers(0, num_rows, size),
+        np.arange(size) if in_order else rng.integers(0, num_rows, size),
         vocab_size,
         bitmask=pack(allowed),
         is_masked=is_masked,
@@ -246,3 +246,75 @@ def test_rows_come_back_as_they_are():
     rows = torch_rows(logits)
     rows.sample(make_plan([2, 0], 77, bias=(np.asarray([0]), np.asarray([5]), np.ones(1, dtype=np.float32))))
     np.testing.assert_array_equal(rows.to_numpy(), logits)
+
+
+def greedy_plan(rng, num_rows, vocab_size, words, is_masked):
+    """A greedy plan for all rows, in order or not, that asks for tokens only."""
+    rows = np.arange(num_rows) if rng.random() < 0.5 else rng.integers(0, num_rows, num_rows)
+    return make_plan(rows, vocab_size, bitmask=words, is_masked=is_masked, want_logprobs=False)
+
+
+def masks_of_all_kinds(rng, size, vocab_size):
+    """Masks that allow nothing, one token, few, or much of the vocabulary."""
+    density = rng.choice([0.0, 0.001, 0.02, 0.05, 0.5, 0.99, 1.0], size=size)
+    allowed = rng.random((size, vocab_size)) < density[:, None]
+    single = rng.random(size) < 0.2
+    allowed[single] = False
+    allowed[single, rng.integers(0, vocab_size, single.sum())] = True
+    return allowed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("vocab_size", [70, 1024, 9000, 12800])
+@pytest.mark.parametrize("step", [0.0, 0.5, 4.0], ids=["distinct", "ties", "many-ties"])
+def test_greedy_tokens_agree_with_the_numpy_reference(vocab_size, step, dtype):
+    rng = np.random.default_rng(6)
+    for _ in range(15):
+        logits = rng.normal(0, 3, (6, vocab_size)).astype(np.float32)
+        if step:
+            logits = np.round(logits / step).astype(np.float32) * np.float32(step)
+        logits[:, rng.random(vocab_size) < rng.choice([0.0, 0.3])] = -np.inf
+        spoilt = rng.random(6) < 0.2
+        logits[spoilt, rng.integers(0, vocab_size, spoilt.sum())] = rng.choice(
+            [np.nan, -np.nan, np.inf, -np.inf]
+        )
+        logits = torch.from_numpy(logits).to(dtype).float().numpy()
+        words = pack(masks_of_all_kinds(rng, 6, vocab_size))
+        plan = greedy_plan(rng, 6, vocab_size, words, rng.random(6) < rng.choice([0.0, 0.5, 1.0]))
+        assert_same(torch_rows(logits, dtype).sample(plan), NumpyLogitRows(logits).sample(plan))
+
+
+@pytest.mark.parametrize("vocab_size", [9000, 12800])
+@pytest.mark.parametrize("change", [-200, -1, 1, 8])
+def test_greedy_masks_may_have_fewer_or_more_words(vocab_size, change):
+    rng = np.random.default_rng(7)
+    size = mask_words(vocab_size) + change
+    for _ in range(10):
+        logits = np.round(rng.normal(0, 3, (5, vocab_size))).astype(np.float32)
+        words = rng.integers(-(2**31), 2**31, (5, size)).astype(np.int32)
+        plan = greedy_plan(rng, 5, vocab_size, words, np.ones(5, dtype=np.bool_))
+        assert_same(torch_rows(logits).sample(plan), NumpyLogitRows(logits).sample(plan))
+
+
+def test_a_greedy_token_outside_the_likeliest_blocks_is_found():
+    logits = np.tile(np.arange(100, 0, -1, dtype=np.float32).repeat(128), (3, 1))
+    allowed = np.zeros(logits.shape, dtype=np.bool_)
+    allowed[0, 128 * 64 :] = True
+    allowed[1, 128 * 63 + 5 :] = True
+    # An equal logit in a block that is not among the likeliest has the lower id.
+    logits[2] = 5.0
+    allowed[2, 300:] = True
+    plan = make_plan([0, 1, 2], 12800, bitmask=pack(allowed), is_masked=np.ones(3, bool), want_logprobs=False)
+    assert torch_rows(logits).sample(plan).token_ids.tolist() == [128 * 64, 128 * 63 + 5, 300]
+
+
+def test_sampling_leaves_logits_that_need_no_padding_as_they_are():
+    rng = np.random.default_rng(8)
+    logits = rng.normal(0, 3, (6, 1280)).astype(np.float32)
+    tensor = torch.from_numpy(logits.copy())
+    rows = TorchLogitRows(tensor, Workspace(torch.device("cpu")))
+    for _ in range(40):
+        plan = random_plan(rng, 6, 1280, in_order=True)
+        assert_same(rows.sample(plan), NumpyLogitRows(logits).sample(plan))
+        rows.score(np.arange(6), np.arange(6), 3)
+        np.testing.assert_array_equal(tensor.numpy(), logits)
