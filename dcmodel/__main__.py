@@ -1,7 +1,5 @@
 """``python -m dcmodel`` is the command `dcmodel`."""
 
-import sys
+from dcmodel.cli import run
 
-from dcmodel.cli import main
-
-sys.exit(main())
+run()

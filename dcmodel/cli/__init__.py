@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from dcmodel import __version__
 from dcmodel.cli import backends, choose, demo, doctor, generate, score, tokenize
@@ -48,6 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return code
+
+
+def run() -> NoReturn:
+    """The console script: `main`, and out."""
+    code = main()
+    if code == INTERRUPTED:
+        # Threads may be in the middle of native code, which does not survive the interpreter's own exit.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def error_line(error: DcModelError) -> str:
