@@ -122,8 +122,7 @@ class Scheduler:
         finished = self._retire()
         batch, active = self._plan()
         if active:
-            for sequence, error in self._step.run(batch, active):
-                sequence.error = error
+            self._step.run(batch, active)
         finished += self._retire()
         notify_loops([*(sequence for sequence in active if sequence.is_armed), *finished])
 

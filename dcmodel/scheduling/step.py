@@ -25,8 +25,6 @@ from dcmodel.scheduling.sequence import LogprobRecord, Sequence, TopRow
 
 logger = logging.getLogger(__name__)
 
-Errors = list[tuple[Sequence, DcModelError]]
-
 
 @dataclass(slots=True)
 class _Work:
@@ -47,8 +45,8 @@ class Step:
         self._engine = engine
         self._masks = MaskFiller(vocab_size)
 
-    def run(self, batch: GenerateBatch, active: list[Sequence]) -> Errors:
-        """Compute, draw, commit. Returns which sequences failed and why; the others went on."""
+    def run(self, batch: GenerateBatch, active: list[Sequence]) -> None:
+        """Compute, draw, commit. A sequence that fails gets its `error`; the others go on."""
         work = _collect(batch, active)
         self._masks.start([sequence.matcher for sequence in work.drawing])
         try:
@@ -58,30 +56,28 @@ class Step:
             scored = _score(rows, work) if work.scoring else None
         except Exception as error:
             self._masks.finish(0)
-            return self._run_alone(batch, active, error)
+            self._run_alone(batch, active, error)
+            return
         for span, sequence in zip(batch.spans, active, strict=True):
             sequence.computed += len(span.token_ids)
             assert sequence.entry is not None
             sequence.entry.computed = sequence.computed
-        errors: Errors = []
         if scored is not None:
-            _commit_scored(work, scored, errors)
+            _commit_scored(work, scored)
         if sampled is not None:
-            _commit_sampled(work, sampled, failures, errors)
-        return errors
+            _commit_sampled(work, sampled, failures)
 
     def close(self) -> None:
         self._masks.close()
 
-    def _run_alone(self, batch: GenerateBatch, active: list[Sequence], error: Exception) -> Errors:
+    def _run_alone(self, batch: GenerateBatch, active: list[Sequence], error: Exception) -> None:
         """The batch failed as a whole: run each span by itself, so that only the guilty one fails."""
         if len(active) == 1:
             logger.warning("a sequence failed in the engine", exc_info=error)
-            return [(active[0], EngineError(f"the engine failed: {error!r}."))]
-        errors: Errors = []
+            active[0].error = EngineError(f"the engine failed: {error!r}.")
+            return
         for span, sequence in zip(batch.spans, active, strict=True):
-            errors += self.run(GenerateBatch([span]), [sequence])
-        return errors
+            self.run(GenerateBatch([span]), [sequence])
 
 
 def _collect(batch: GenerateBatch, active: list[Sequence]) -> _Work:
@@ -130,7 +126,7 @@ def _uniform(sequences: Seq[Sequence]) -> NDArray[np.float64]:
     return uniforms(seeds, places)
 
 
-def _commit_sampled(work: _Work, sampled: SampledRows, failures: Failures, errors: Errors) -> None:
+def _commit_sampled(work: _Work, sampled: SampledRows, failures: Failures) -> None:
     token_ids, is_finite, has_choice = (
         sampled.token_ids.tolist(),
         sampled.is_finite.tolist(),
@@ -161,9 +157,7 @@ def _commit_sampled(work: _Work, sampled: SampledRows, failures: Failures, error
                     _top_row(sampled.top_masked, row, top),
                 )
             error = _commit(sequence, token_ids[row], record)
-        if error is not None:
-            sequence.error = error
-            errors.append((sequence, error))
+        sequence.error = error
 
 
 def _commit(sequence: Sequence, token_id: int, record: LogprobRecord | None) -> DcModelError | None:
@@ -176,14 +170,13 @@ def _commit(sequence: Sequence, token_id: int, record: LogprobRecord | None) -> 
     return None
 
 
-def _commit_scored(work: _Work, scored: ScoredRows, errors: Errors) -> None:
+def _commit_scored(work: _Work, scored: ScoredRows) -> None:
     logprobs, ranks, is_finite = scored.logprob.tolist(), scored.rank.tolist(), scored.is_finite.tolist()
     for row, sequence in enumerate(work.scoring):
         if sequence.error is not None:
             continue
         if not is_finite[row]:
             sequence.error = _non_finite(sequence)
-            errors.append((sequence, sequence.error))
             continue
         # A forced token is all that its mask allows: its masked probability is 1.
         top = sequence.top_logprobs
