@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from importlib import import_module
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dcmodel.errors import CapabilityError
 from dctokenizers import Tokenizer
 
 MaskRow = NDArray[np.int32]
@@ -80,6 +82,68 @@ class Matcher(ABC):
     def explain(self, token_id: int) -> Explanation:
         """Why `token_id` is allowed or refused now, and what is expected; state unchanged."""
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether `advance` accepts every token of the mask.
+
+        Where False (what no grammar can say, an intersection), the mask may also hold tokens after which
+        no complete text exists. `advance` refuses those; the caller bans the token and draws again.
+        """
+        return True
+
+    @property
+    def may_dead_end(self) -> bool:
+        """Whether a state may be reached, unseen, from which no complete text exists.
+
+        Where True (a caller's own function takes part), the caller keeps its text back, and takes back
+        tokens when a mask comes out empty.
+        """
+        return False
+
+    @property
+    def sampling(self) -> Mapping[str, Any]:
+        """Fields of `SamplingParams` that differ from the request's for the next token (in a template)."""
+        return {}
+
+
+class Walker(ABC):
+    """The state of a constraint on one text, byte by byte: what looks ahead for a completion.
+
+    Slower than a `Matcher` for a long text, and free of any vocabulary. Special tokens are no text.
+    """
+
+    @abstractmethod
+    def following(self) -> int:
+        """The bytes that may come next, as 256 bits (bit b for byte b). State unchanged.
+
+        Exactly those that keep the text a beginning of a complete one, or (`is_exact` False) perhaps more.
+        """
+
+    @abstractmethod
+    def step(self, byte: int) -> bool:
+        """Move over one byte; False, and the state unchanged, where it is refused."""
+
+    @property
+    @abstractmethod
+    def is_accepting(self) -> bool:
+        """Whether the text so far is a complete match."""
+
+    @abstractmethod
+    def fork(self) -> Self:
+        """An independent copy."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether `following` holds no byte after which no complete text exists."""
+        return True
+
+    def walk(self, text: bytes) -> int:
+        """Move over as many bytes of `text` as are allowed; return how many."""
+        for count, byte in enumerate(text):
+            if not self.step(byte):
+                return count
+        return len(text)
+
 
 class CompiledConstraint(ABC):
     """A constraint made ready for one vocabulary. Immutable, shared between threads."""
@@ -87,6 +151,15 @@ class CompiledConstraint(ABC):
     @abstractmethod
     def matcher(self) -> Matcher:
         """A fresh matcher at the beginning of the text. Cheap (microseconds)."""
+
+    def walker(self) -> Walker:
+        """A fresh walker at the beginning of the text.
+
+        Raises `CapabilityError` where the rule is about tokens, not text.
+        """
+        raise CapabilityError(
+            f"{type(self).__name__} is a rule about tokens, which cannot be looked ahead byte by byte."
+        )
 
 
 class Constraint(ABC):
@@ -114,8 +187,39 @@ class Constraint(ABC):
         """A complete match as a value: a JSON value, a model instance, a parse tree; else the text."""
         return text
 
+    def terminal(self) -> str | None:
+        """The rule as an expression inside a terminal of llguidance's Lark, in parentheses where needed.
+
+        None where it is not regular, or where it is kept apart for speed. Terminals compose exactly.
+        """
+        return None
+
+    def __and__(self, other: Constraint) -> Constraint:
+        """The text satisfies both."""
+        return _combined("And", self, other)
+
+    def __or__(self, other: Constraint) -> Constraint:
+        """The text satisfies at least one."""
+        return _combined("Or", self, other)
+
+    def __add__(self, other: Constraint) -> Constraint:
+        """A text of this one, then one of the other."""
+        return _combined("Then", self, other)
+
+    def __invert__(self) -> Constraint:
+        """Any text that does not satisfy it."""
+        return _combined("Not", self)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Constraint) and self.key == other.key
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+
+def _combined(name: str, *parts: object) -> Constraint:
+    # Combinations stand a layer above: they know the kinds.
+    if not all(isinstance(part, Constraint) for part in parts):
+        return cast(Constraint, NotImplemented)
+    combination = getattr(import_module("dcmodel.constraints.algebra"), name)
+    return cast(Constraint, combination(*parts))

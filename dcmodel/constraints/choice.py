@@ -42,7 +42,7 @@ class Choice(Constraint):
 
     def compile(self, tokenizer: Tokenizer) -> CompiledConstraint:
         # One terminal: a rule dies at 2,000 alternatives, and a terminal is exact about prefixes.
-        lines = ["start: OPTION", "OPTION: " + " | ".join(json.dumps(option) for option in self.options)]
+        lines = ["start: OPTION", f"OPTION: {self.terminal()}"]
         forcing = max(map(len, self.options)) <= MAX_FORCED_CHARACTERS
         if not forcing:
             lines.append(NO_FORCING)
@@ -51,6 +51,9 @@ class Choice(Constraint):
         if message := engine_error(engine):
             raise InvalidConstraintError(f"the options cannot be compiled: {message}.")
         return LlgCompiled(engine, grammar, tokenizer, forcing=forcing)
+
+    def terminal(self) -> str:
+        return f"({' | '.join(map(json.dumps, self.options))})"
 
     def to_dict(self) -> Mapping[str, Any]:
         return {"kind": self.kind, "options": list(self.options)}

@@ -17,6 +17,7 @@ from llguidance import LLMatcher
 from dcmodel.constraint import CompiledConstraint, Explanation, MaskRow, Matcher
 from dcmodel.constraints.explain import explain_from_mask, join_bytes, show
 from dcmodel.constraints.llg_engine import build_engine, engine_error, first_mask_error, is_dead_end
+from dcmodel.constraints.llg_walker import LlgWalker, build_byte_engine
 from dcmodel.constraints.plain import no_end_token, row_of
 from dcmodel.errors import ConstraintRuntimeError, DeadEndError
 from dcmodel.mask import mask_words
@@ -41,12 +42,18 @@ class LlgCompiled(CompiledConstraint):
         self.stand_ins = () if self.eos_token_ids else tuple(tokenizer.ll_tokenizer().eos_tokens)
         # The engine finds out that a match is complete when it has consumed a token, not before.
         self.is_empty = engine.is_accepting() and self._allows_end_only()
-        self._grammar = grammar
+        self.grammar = grammar
         self._lock = threading.Lock()
+        self._byte_engine: LLMatcher | None = None
 
     def matcher(self) -> LlgMatcher:
         engine = self.engine
         return LlgMatcher(self, engine, engine.deep_copy(), [])
+
+    def walker(self) -> LlgWalker:
+        if self._byte_engine is None:
+            self._byte_engine = build_byte_engine(self.grammar)
+        return LlgWalker(self._byte_engine.deep_copy())
 
     def renew(self, engine: LLMatcher) -> bool:
         """Replace `engine` if the lexer that it shares with its copies is broken; whether it was.
@@ -55,7 +62,7 @@ class LlgCompiled(CompiledConstraint):
         """
         with self._lock:
             if self.engine is engine and first_mask_error(engine, self.tokenizer):
-                fresh = build_engine(self._grammar, self.tokenizer)
+                fresh = build_engine(self.grammar, self.tokenizer)
                 if not first_mask_error(fresh, self.tokenizer):
                     self.engine = fresh
             return self.engine is not engine

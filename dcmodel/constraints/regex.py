@@ -60,6 +60,9 @@ class Regex(Constraint):
             raise UnsatisfiableConstraintError(f"no text matches the regex {self.pattern[:80]!r}.")
         return LlgCompiled(engine, grammar, tokenizer, forcing=forcing)
 
+    def terminal(self) -> str:
+        return f"/{regex_to_lark(self.pattern, '')}/" if self.pattern else '""'
+
     def to_dict(self) -> Mapping[str, Any]:
         return {"kind": self.kind, "pattern": self.pattern}
 
