@@ -122,3 +122,17 @@ def test_disagreement_is_noticed(small):
         Vocabulary(tokens, special | {ordinary}),
     ):
         assert not agrees(small.ll_tokenizer(), other)
+
+
+def test_slices_change_no_mask(small):
+    built = small.ll_tokenizer()
+    plain = built.with_slices([])
+    grammar = grammar_from("regex", '[a-zA-Z_][a-zA-Z0-9_]*( = "[^"]*")?')
+    for text in ("", "cat", "the", "cat = ", 'cat = "sat '):
+        masks = []
+        for ll_tokenizer in (built, plain):
+            matcher = LLMatcher(ll_tokenizer, grammar)
+            token_ids = small.encode(text)
+            assert matcher.try_consume_tokens(token_ids) == len(token_ids)
+            masks.append(matcher.compute_bitmask())
+        assert masks[0] == masks[1]

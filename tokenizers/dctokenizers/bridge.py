@@ -13,6 +13,8 @@ from dctokenizers.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
+WORDS = "[a-zA-Z0-9_]+"
+
 
 class LLTokenizerCache:
     """Builds an `LLTokenizer` per set of end-of-sequence ids, once; called from any thread.
@@ -45,7 +47,18 @@ class LLTokenizerCache:
         from llguidance import LLTokenizer, TokenizerWrapper
 
         source = TokenizerWrapper(_TokenSource(self._vocabulary, self._codec, eos, self._encode_bytes))
-        return LLTokenizer(source, eos_token=eos)
+        return LLTokenizer(source, eos_token=eos, slices=mask_slices())
+
+
+def mask_slices() -> list[str]:
+    """Classes of tokens for which llguidance computes masks as a whole.
+
+    Its own are made for the texts of JSON strings. Names and keywords (SQL, code) are fastest with
+    words apart; masks of JSON stay as they are.
+    """
+    from llguidance import LLTokenizer
+
+    return [WORDS, *LLTokenizer.general_slices()]
 
 
 def stand_in_eos(vocabulary: Vocabulary) -> int:

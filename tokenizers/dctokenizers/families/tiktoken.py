@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dctokenizers.bridge import mask_slices
 from dctokenizers.codec import Codec
 from dctokenizers.errors import TokenizerError, require
 from dctokenizers.families.files import read_json
@@ -67,7 +68,7 @@ class TiktokenCodec(Codec):
     def native_ll_tokenizer(self, eos_token_ids: Sequence[int]) -> Any | None:
         from llguidance.tiktoken import lltokenizer_from_encoding
 
-        return lltokenizer_from_encoding(self._encoding, eos_token=list(eos_token_ids))
+        return lltokenizer_from_encoding(self._encoding, eos_token=list(eos_token_ids), slices=mask_slices())
 
     def vocabulary(self) -> Vocabulary:
         """Bytes of every id."""
