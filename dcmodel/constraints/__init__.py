@@ -14,8 +14,8 @@ from dcmodel.constraints.choice import Choice
 from dcmodel.constraints.grammar import Grammar
 from dcmodel.constraints.json_schema import JsonSchema
 from dcmodel.constraints.mask_function import MaskFunction
+from dcmodel.constraints.phrases.stop import Stop, StopMatcher, watch_stops
 from dcmodel.constraints.regex import Regex
-from dcmodel.constraints.stop import Stop, StopMatcher, watch_stops
 from dcmodel.constraints.token_set import TokenSet
 from dcmodel.constraints.wire import from_dict
 

@@ -9,8 +9,8 @@ from dcmodel.constraint import Constraint
 from dcmodel.constraints.choice import Choice
 from dcmodel.constraints.grammar import Grammar
 from dcmodel.constraints.json_schema import JsonSchema
+from dcmodel.constraints.phrases.stop import Stop
 from dcmodel.constraints.regex import Regex
-from dcmodel.constraints.stop import Stop
 from dcmodel.constraints.token_set import TokenSet
 from dcmodel.errors import InvalidConstraintError
 

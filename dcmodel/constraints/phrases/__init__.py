@@ -1,0 +1,1 @@
+"""Phrases in a text: where they must not be, and where they end it."""
