@@ -13,7 +13,7 @@ from llguidance import LLMatcher
 from dcmodel.constraint import CompiledConstraint, Constraint
 from dcmodel.constraints.llg import LlgCompiled
 from dcmodel.constraints.llg_engine import build_engine, engine_error, without_forcing
-from dcmodel.constraints.schema_rewrite import rewrite_schema
+from dcmodel.constraints.schema.rewrite import rewrite_schema
 from dcmodel.errors import (
     ConstraintRuntimeError,
     InvalidConstraintError,

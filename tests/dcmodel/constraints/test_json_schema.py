@@ -17,8 +17,8 @@ import pydantic
 import pytest
 
 from dcmodel.constraints import JsonSchema
-from dcmodel.constraints.schema_cases import exclude_each_other
-from dcmodel.constraints.schema_formats import FORMATS
+from dcmodel.constraints.schema.cases import exclude_each_other
+from dcmodel.constraints.schema.formats import FORMATS
 from dcmodel.errors import (
     ConstraintRuntimeError,
     InvalidConstraintError,

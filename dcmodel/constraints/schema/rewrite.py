@@ -15,8 +15,8 @@ from urllib.parse import unquote
 
 from dcmodel.constraints.forced_text import MAX_RUN, forced_text
 from dcmodel.constraints.regex_syntax import RegexSyntaxError, parse_regex
-from dcmodel.constraints.schema_cases import exclude_each_other
-from dcmodel.constraints.schema_formats import FORMATS, SILENT_FORMATS
+from dcmodel.constraints.schema.cases import exclude_each_other
+from dcmodel.constraints.schema.formats import FORMATS, SILENT_FORMATS
 from dcmodel.errors import InvalidConstraintError, UnsupportedConstraintError
 
 Schema = dict[str, Any]
