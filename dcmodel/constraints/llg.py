@@ -28,9 +28,19 @@ class LlgCompiled(CompiledConstraint):
     """An engine at the beginning of the text, which is copied for each sequence and never moved."""
 
     def __init__(
-        self, engine: LLMatcher, grammar: str, tokenizer: Tokenizer, *, forcing: bool = True
+        self,
+        engine: LLMatcher,
+        grammar: str,
+        tokenizer: Tokenizer,
+        *,
+        forcing: bool = True,
+        stops_late: bool = False,
     ) -> None:
-        """`engine` is what `build_engine` made of `grammar`."""
+        """`engine` is what `build_engine` made of `grammar`.
+
+        `stops_late`: with `&` and `~` the engine sees only in a mask that nothing can follow.
+        """
+        self.stops_late = stops_late
         self.engine = engine
         self.tokenizer = tokenizer
         self.forcing = forcing
@@ -82,13 +92,16 @@ class LlgMatcher(Matcher):
     """
 
     __slots__ = (
+        "_address",
         "_compiled",
         "_ends",
         "_engine",
         "_is_careful",
         "_is_fueled",
+        "_is_mended",
         "_nbytes",
         "_origin",
+        "_row",
         "_token_ids",
     )
 
@@ -101,33 +114,42 @@ class LlgMatcher(Matcher):
         self._token_ids = token_ids
         self._ends = ends
         self._nbytes = compiled.words * 4
+        # The row of the last mask, where it lies, and whether the engine does not write all of it.
+        self._row: MaskRow | None = None
+        self._address, self._is_mended = 0, False
         # Whether a mask was computed for this state: only then a refusal is sure to be one.
         self._is_fueled = False
         # After the lexer broke, a mask is computed before each token.
         self._is_careful = False
 
     def fill_mask(self, row: MaskRow) -> None:
-        words = self._compiled.words
         if self._ends:
-            row[:words] = self._compiled.end_row
-        else:
-            if row.nbytes < self._nbytes:
-                raise ValueError(f"a mask row needs {words} int32 words, not {row.shape}")
-            # Quicker than `row.ctypes.data`, and a TypeError where the row is not contiguous.
-            address = addressof(c_char.from_buffer(row))  # type: ignore[arg-type]  # a buffer for typeshed from 3.12
-            self._engine.unsafe_compute_mask_ptr(address, self._nbytes)
-            if self._engine.is_error():
-                self._compute_again(row)
-            self._is_fueled = True
-            if self._compiled.stand_ins:
-                self._clear_stand_ins(row)
-        if row.shape[0] > words:
-            row[words:] = 0
+            words = self._compiled.words
+            row[:words], row[words:] = self._compiled.end_row, 0
+            return
+        if row is not self._row:
+            self._aim(row)
+        engine = self._engine
+        engine.unsafe_compute_mask_ptr(self._address, self._nbytes)
+        if engine.is_error():
+            self._compute_again(row)
+        self._is_fueled = True
+        if self._is_mended:
+            self._mend(row)
 
     def advance(self, token_ids: Sequence[int]) -> int:
         compiled = self._compiled
-        if len(token_ids) == 1 and self._takes(token_ids[0]):
-            return 1
+        # The quick way for one token of text.
+        if len(token_ids) == 1 and not self._ends and not self._is_careful:
+            token_id = token_ids[0]
+            if (
+                token_id not in compiled.eos_token_ids
+                and 0 <= token_id < compiled.vocab_size
+                and self._engine.try_consume_tokens([token_id])
+            ):
+                self._token_ids.append(token_id)
+                self._is_fueled = False
+                return 1
         text = []
         for token_id in token_ids:
             if token_id in compiled.eos_token_ids or not 0 <= token_id < compiled.vocab_size:
@@ -163,7 +185,14 @@ class LlgMatcher(Matcher):
     def is_finished(self) -> bool:
         if self._ends or (self._engine.is_stopped() and self._engine.is_accepting()):
             return True
-        return self._compiled.is_empty and not self._token_ids
+        if self._compiled.is_empty and not self._token_ids:
+            return True
+        return self._compiled.stops_late and self._engine.is_accepting() and self._allows_end_only()
+
+    def _allows_end_only(self) -> bool:
+        row = np.empty(self._compiled.words, dtype=np.int32)
+        self.fill_mask(row)
+        return bool((row == self._compiled.end_row).all())
 
     def fork(self) -> LlgMatcher:
         twin = LlgMatcher(
@@ -193,22 +222,24 @@ class LlgMatcher(Matcher):
             detail = f"The text {show(coming)} must come next, in its usual tokens."
         return explain_from_mask(self, tokenizer, token_id, text, detail=detail)
 
-    def _clear_stand_ins(self, row: MaskRow) -> None:
+    def _aim(self, row: MaskRow) -> None:
+        """Find out where `row` lies; the scheduler gives the same one for many tokens."""
         words = self._compiled.words
-        row[:words] &= ~row_of(self._compiled.stand_ins, self._compiled.vocab_size)
-        if not row[:words].any():
-            raise no_end_token()
+        if row.nbytes < self._nbytes:
+            raise ValueError(f"a mask row needs {words} int32 words, not {row.shape}")
+        # Quicker than `row.ctypes.data`, and a TypeError where the row is not contiguous.
+        self._address = addressof(c_char.from_buffer(row))  # type: ignore[arg-type]  # a buffer for typeshed from 3.12
+        self._row = row
+        self._is_mended = row.shape[0] > words or bool(self._compiled.stand_ins)
 
-    def _takes(self, token_id: int) -> bool:
-        """The quick way for one token of text; False means that the long way has to be taken."""
+    def _mend(self, row: MaskRow) -> None:
+        """Take out the tokens that play the end, and clear what lies past the vocabulary."""
         compiled = self._compiled
-        if token_id in compiled.eos_token_ids or not 0 <= token_id < compiled.vocab_size:
-            return False
-        if self._ends or self._is_careful or not self._engine.try_consume_tokens([token_id]):
-            return False
-        self._token_ids.append(token_id)
-        self._is_fueled = False
-        return True
+        row[compiled.words :] = 0
+        if compiled.stand_ins:
+            row[: compiled.words] &= ~row_of(compiled.stand_ins, compiled.vocab_size)
+            if not row.any():
+                raise no_end_token()
 
     def _consume(self, text: list[int]) -> int:
         taken = 0
