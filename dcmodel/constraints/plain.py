@@ -20,10 +20,13 @@ class PlainMatcher(Matcher):
     After an end-of-sequence token only further ones are allowed.
     """
 
-    __slots__ = ("_ends", "_token_ids", "_tokenizer")
+    __slots__ = ("_ends", "_eos", "_token_ids", "_tokenizer", "_vocab_size", "_words")
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._eos = tokenizer.eos_token_ids
+        self._vocab_size = tokenizer.vocab_size
+        self._words = mask_words(tokenizer.vocab_size)
         self._token_ids: list[int] = []
         self._ends = 0
 
@@ -42,25 +45,27 @@ class PlainMatcher(Matcher):
         """The last `count` tokens were taken back."""
 
     def fill_mask(self, row: MaskRow) -> None:
-        words = mask_words(self._tokenizer.vocab_size)
-        if row.shape[0] < words:
-            raise ValueError(f"a mask row needs {words} int32 words, not {row.shape}")
-        row[words:] = 0
+        words = self._words
+        if row.shape[0] != words:
+            if row.shape[0] < words:
+                raise ValueError(f"a mask row needs {words} int32 words, not {row.shape}")
+            row[words:] = 0
+            row = row[:words]
         if not self._ends:
-            self._fill(row[:words])
-        elif self._tokenizer.eos_token_ids:
-            row[:words] = row_of(self._tokenizer.eos_token_ids, self._tokenizer.vocab_size)
+            self._fill(row)
+        elif self._eos:
+            row[:] = row_of(self._eos, self._vocab_size)
         else:
             raise no_end_token()
 
     def advance(self, token_ids: Sequence[int]) -> int:
         taken = 0
         for token_id in token_ids:
-            if token_id in self._tokenizer.eos_token_ids:
+            if token_id in self._eos:
                 if not self.is_accepting:
                     break
                 self._ends += 1
-            elif self._ends or not 0 <= token_id < self._tokenizer.vocab_size or not self._allows(token_id):
+            elif self._ends or not 0 <= token_id < self._vocab_size or not self._allows(token_id):
                 break
             else:
                 self._token_ids.append(token_id)

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from dcmodel.constraint import CompiledConstraint, Constraint, MaskRow
+from dcmodel.constraint import CompiledConstraint, Constraint, MaskRow, Walker
+from dcmodel.constraints.phrases.aho_corasick import AhoCorasick
+from dcmodel.constraints.phrases.texts import checked_texts
 from dcmodel.constraints.plain import PlainMatcher, no_end_token, row_of
 from dcmodel.errors import InvalidConstraintError
 from dcmodel.mask import clear_tail, mask_words
@@ -24,64 +26,30 @@ class Stop(Constraint):
     kind = "stop"
 
     def __init__(self, strings: Iterable[str], include: bool = False) -> None:
-        self.strings = (strings,) if isinstance(strings, str) else tuple(dict.fromkeys(strings))
+        self.strings = checked_texts(strings, what="stop string")
         self.include = include
         if not isinstance(include, bool):
             raise InvalidConstraintError(f"include is {include!r:.40}.", remedy="Give true or false.")
-        if not self.strings:
-            raise InvalidConstraintError("there are no stop strings.", remedy="Give at least one.")
-        for string in self.strings:
-            _check_string(string)
 
     @property
     def key(self) -> Hashable:
         return (self.kind, self.strings, self.include)
 
     def compile(self, tokenizer: Tokenizer) -> CompiledConstraint:
-        return CompiledStop(StopSearch(self.strings), tokenizer, self.include)
+        return CompiledStop(self.strings, tokenizer, self.include)
 
     def to_dict(self) -> Mapping[str, Any]:
         return {"kind": self.kind, "strings": list(self.strings), "include": self.include}
 
 
-def _check_string(string: object) -> None:
-    if not isinstance(string, str) or not string:
-        raise InvalidConstraintError(
-            f"a stop string is {string!r:.40}.", remedy="Give texts, not empty ones."
-        )
-    try:
-        string.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidConstraintError(
-            f"the stop string {string!r:.40} holds half a surrogate pair.", position=error.start
-        ) from None
+def stops_at(strings: Iterable[str]) -> Stop:
+    """Any text up to and with the first of `strings`."""
+    return Stop(strings, include=True)
 
 
-class StopSearch:
-    """Finds stop strings in bytes that grow at the end. Immutable."""
-
-    def __init__(self, strings: Iterable[str]) -> None:
-        self._needles = {string.encode(): string for string in strings}
-        self._longest = max(map(len, self._needles), default=0)
-        self._beginnings = frozenset(needle[:n] for needle in self._needles for n in range(1, len(needle)))
-
-    def find(self, text: bytearray, start: int) -> tuple[int, int, str] | None:
-        """Begin and end of the first match that ends after `start`, and its string."""
-        best: tuple[int, int, str] | None = None
-        for needle, string in self._needles.items():
-            begin = text.find(needle, max(0, start - len(needle) + 1))
-            if begin >= 0:
-                end = begin + len(needle)
-                if best is None or (end, begin) < (best[1], best[0]):
-                    best = (begin, end, string)
-        return best
-
-    def held(self, text: bytearray) -> int:
-        """How many bytes at the end may be the beginning of a stop string."""
-        for length in range(min(self._longest - 1, len(text)), 0, -1):
-            if bytes(text[-length:]) in self._beginnings:
-                return length
-        return 0
+def stops_before(strings: Iterable[str]) -> Stop:
+    """Any text up to the first of `strings`, which is dropped."""
+    return Stop(strings, include=False)
 
 
 def watch_stops(strings: Iterable[str], tokenizer: Tokenizer, *, include: bool = False) -> StopMatcher:
@@ -89,38 +57,48 @@ def watch_stops(strings: Iterable[str], tokenizer: Tokenizer, *, include: bool =
 
     It refuses tokens only after a match. Special tokens add nothing to the text.
     """
-    return CompiledStop(StopSearch(Stop(strings).strings), tokenizer, include, any_token=True).matcher()
+    return CompiledStop(Stop(strings).strings, tokenizer, include, any_token=True).matcher()
 
 
 class CompiledStop(CompiledConstraint):
     """A `Stop` for one vocabulary."""
 
     def __init__(
-        self, search: StopSearch, tokenizer: Tokenizer, include: bool, *, any_token: bool = False
+        self, strings: Iterable[str], tokenizer: Tokenizer, include: bool, *, any_token: bool = False
     ) -> None:
-        self.search = search
+        self.automaton = AhoCorasick(string.encode() for string in strings)
         self.tokenizer = tokenizer
+        self.tokens = tokenizer.all_token_bytes()
+        self.special = tokenizer.special_token_ids
         self.include = include
         self.any_token = any_token
-        special = frozenset() if any_token else tokenizer.special_token_ids
         self.row = np.full(mask_words(tokenizer.vocab_size), -1, dtype=np.int32)
         clear_tail(self.row, tokenizer.vocab_size)
-        self.row &= ~row_of(special.difference(tokenizer.eos_token_ids), tokenizer.vocab_size)
+        if not any_token:
+            holes = (token_id for token_id, token in enumerate(self.tokens) if not token)
+            no_text = self.special.union(holes).difference(tokenizer.eos_token_ids)
+            self.row &= ~row_of(no_text, tokenizer.vocab_size)
 
     def matcher(self) -> StopMatcher:
         return StopMatcher(self)
+
+    def walker(self) -> StopWalker:
+        return StopWalker(self.automaton, self.automaton.start)
 
 
 class StopMatcher(PlainMatcher):
     """One sequence under a `Stop`; also what watches `stop=` beside another constraint."""
 
-    __slots__ = ("_begin", "_compiled", "_end", "_lengths", "_matched", "_text")
+    __slots__ = ("_begin", "_compiled", "_end", "_length", "_lengths", "_matched", "_state", "_states")
 
     def __init__(self, compiled: CompiledStop) -> None:
         super().__init__(compiled.tokenizer)
         self._compiled = compiled
-        self._text = bytearray()
+        self._length = 0
+        self._state = compiled.automaton.start
+        # Of the text before each token.
         self._lengths: list[int] = []
+        self._states: list[int] = []
         self._begin = self._end = -1
         self._matched: str | None = None
 
@@ -139,18 +117,18 @@ class StopMatcher(PlainMatcher):
     @property
     def held(self) -> int:
         """How many of the last bytes may be the beginning of a stop string: a stream keeps them back."""
-        return 0 if self._matched is not None else self._compiled.search.held(self._text)
+        return 0 if self._matched is not None else self._compiled.automaton.held(self._state)
 
     @property
     def length(self) -> int:
         """How many bytes were generated."""
-        return len(self._text)
+        return self._length
 
     @property
     def end(self) -> int:
         """Where the text ends as things stand: at `cut`, or after all that was generated."""
         cut = self.cut
-        return len(self._text) if cut is None else cut
+        return self._length if cut is None else cut
 
     def advance(self, token_ids: Sequence[int]) -> int:
         if not self._compiled.any_token:
@@ -163,21 +141,31 @@ class StopMatcher(PlainMatcher):
         return len(token_ids)
 
     def _allows(self, token_id: int) -> bool:
-        return self._matched is None and token_id not in self._tokenizer.special_token_ids
+        if self._matched is not None or token_id in self._compiled.special:
+            return False
+        return bool(self._compiled.tokens[token_id])
 
     def _pushed(self, token_id: int) -> None:
-        before = len(self._text)
-        self._lengths.append(before)
-        if token_id in self._tokenizer.special_token_ids:
+        automaton = self._compiled.automaton
+        state, length = self._state, self._length
+        self._lengths.append(length)
+        self._states.append(state)
+        if token_id in self._compiled.special:
             return
-        self._text += self._tokenizer.token_bytes(token_id)
-        found = self._compiled.search.find(self._text, before)
-        if found is not None:
-            self._begin, self._end, self._matched = found
+        text = self._tokenizer.token_bytes(token_id)
+        self._length += len(text)
+        self._state = automaton.walk(state, text)
+        if self._state >= automaton.first_match:
+            count, string = automaton.find(state, text)
+            self._end = length + count
+            self._begin = self._end - len(string)
+            self._matched = string.decode()
 
     def _popped(self, count: int) -> None:
-        del self._text[self._lengths[-count] :]
+        self._length = self._lengths[-count]
+        self._state = self._states[-count]
         del self._lengths[-count:]
+        del self._states[-count:]
         self._matched = None
 
     def _fill(self, row: MaskRow) -> None:
@@ -199,6 +187,33 @@ class StopMatcher(PlainMatcher):
     def fork(self) -> StopMatcher:
         twin = StopMatcher(self._compiled)
         twin._token_ids, twin._ends = self._token_ids.copy(), self._ends
-        twin._text, twin._lengths = self._text.copy(), self._lengths.copy()
+        twin._length, twin._lengths = self._length, self._lengths.copy()
+        twin._state, twin._states = self._state, self._states.copy()
         twin._begin, twin._end, twin._matched = self._begin, self._end, self._matched
         return twin
+
+
+class StopWalker(Walker):
+    """One text under a `Stop`, byte by byte: nothing follows a stop string."""
+
+    __slots__ = ("_automaton", "_state")
+
+    def __init__(self, automaton: AhoCorasick, state: int) -> None:
+        self._automaton = automaton
+        self._state = state
+
+    def following(self) -> int:
+        return (1 << 256) - 1 if self._state < self._automaton.first_match else 0
+
+    def step(self, byte: int) -> bool:
+        if self._state >= self._automaton.first_match:
+            return False
+        self._state = self._automaton.walk(self._state, bytes((byte,)))
+        return True
+
+    @property
+    def is_accepting(self) -> bool:
+        return True
+
+    def fork(self) -> StopWalker:
+        return StopWalker(self._automaton, self._state)
