@@ -44,6 +44,8 @@ class Spread:
         return cls(data[0], statistics.median(data), data[-1])
 
     def text(self, digits: int = 2) -> str:
+        if self.low == self.high:
+            return f"{self.median:.{digits}f}"
         return f"{self.median:.{digits}f} ({self.low:.{digits}f}-{self.high:.{digits}f})"
 
 

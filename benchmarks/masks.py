@@ -1,223 +1,136 @@
-"""What masks cost over the bare mask engine: filling and advancing, starting a matcher, compiling.
+"""What masks cost: the bare engine, dcmodel, xgrammar, outlines-core and lm-format-enforcer in one run.
 
-Both sides run over the same schemas and instances in one process, in turns, each with a matcher of its
-own that has seen nothing; CPU time of this thread. `python -m benchmarks.masks [--quick] [--json FILE]`.
+All go over the same schemas and texts, in turns, schema by schema; CPU time of the calling thread. dcmodel
+and the bare engine take several turns, each with everything compiled anew; the others one, over a part of
+the schemas, and in processes of their own with limits.
+`python -m benchmarks.masks [--quick] [--only VOCABULARY ...] [--engines NAME ...] [--json FILE]`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from llguidance import LLMatcher
+from benchmarks.clock import use_one_thread
 
-from benchmarks.clock import Spread
-from benchmarks.tables import Table
-from benchmarks.vocabularies import DATA
-from dcmodel.constraints import JsonSchema
-from dcmodel.errors import InvalidConstraintError
-from dcmodel.mask import mask_words
-from dctokenizers import Tokenizer, from_gguf, from_tiktoken
+use_one_thread()
 
-SPACED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-MADE_UP = [
-    {
-        "type": "object",
-        "properties": {
-            "name": {"type": "string", "maxLength": 40},
-            "tags": {"type": "array", "items": {"enum": ["red", "green", "blue"]}},
-            "size": {"type": "integer", "minimum": 0, "maximum": 500},
-            "at": {"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}$"},
-        },
-        "required": ["name", "tags", "size", "at"],
-        "additionalProperties": False,
-    },
-]
-MADE_UP_VALUES = [{"name": "a small box", "tags": ["red", "blue"], "size": 120, "at": "2026-11"}]
+from tqdm import tqdm  # noqa: E402  # the number of threads is read at import
+
+from benchmarks.mask_cases import SAMPLE, VOCABULARIES, Case, is_available, load_cases  # noqa: E402
+from benchmarks.mask_engines import OURS, PEERS, RAW, MaskEngine  # noqa: E402
+from benchmarks.mask_tables import Results, Turn, compile_table, floor_table, step_table  # noqa: E402
+from benchmarks.mask_walks import COMPILE_LIMIT, PASSES, Direct, Guarded, clock  # noqa: E402
+from benchmarks.tables import Table, write_json  # noqa: E402
+from dcmodel.constraints import ConstraintCache, JsonSchema  # noqa: E402
+from dcmodel.errors import InvalidConstraintError  # noqa: E402
+from dctokenizers import Tokenizer  # noqa: E402
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    schema: Any
-    texts: tuple[str, ...]
+def measure(
+    vocabulary: str, tokenizer: Tokenizer, cases: Sequence[Case], turns: int, peers: Sequence[MaskEngine]
+) -> Results:
+    """Turn by turn and schema by schema, each engine in its turn; who begins changes."""
+    engines = [RAW, OURS, *peers]
+    place = list(VOCABULARIES).index(vocabulary)
+    encoded = [[tokenizer.encode(text) for text in case.texts] for case in cases]
+    total = sum(
+        turns * len(cases) if not engine.is_guarded else len(cases[:: engine.every[place]])
+        for engine in engines
+    )
+    results = Results(vocabulary, {}, {})
+    with tqdm(total=total, desc=f"masks {vocabulary}", unit="schema") as bar:
+        runners = {
+            engine.name: (Guarded if engine.is_guarded else Direct)(engine, tokenizer) for engine in engines
+        }
+        for turn in range(turns):
+            present = [engine for engine in engines if not engine.is_guarded or not turn]
+            outcomes: dict[str, Turn] = {engine.name: {} for engine in present}
+            for number, case in enumerate(cases):
+                for step in range(len(present)):
+                    engine = present[(step + turn + number) % len(present)]
+                    if engine.is_guarded and number % engine.every[place]:
+                        continue
+                    bar.set_postfix_str(engine.name, refresh=False)
+                    outcomes[engine.name][number] = runners[engine.name].run(case.schema, encoded[number])
+                    bar.update()
+            for name, of_turn in outcomes.items():
+                results.turns.setdefault(name, []).append(of_turn)
+        for runner in runners.values():
+            runner.close()
+    for engine in engines:
+        results.labels[engine.name] = f"{engine.name} {engine.version}"
+    return results
 
 
-def load_cases(limit: int) -> list[Case]:
-    path = DATA / "jsonschemabench_sample.jsonl"
-    if not path.exists():
-        return [Case(s, (json.dumps(v),)) for s, v in zip(MADE_UP, MADE_UP_VALUES, strict=True)]
-    rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
-    cases = []
-    for row in rows:
-        texts = [json.dumps(t["data"], ensure_ascii=False) for t in row["tests"] if t["valid"]]
-        if texts:
-            cases.append(Case(row["schema"], tuple(texts[:2])))
-    return cases[:limit]
-
-
-def load_tokenizers() -> dict[str, Tokenizer]:
-    folder = DATA / "tokenizers"
-    return {
-        "32k": from_gguf(folder / "ggml-vocab-llama-spm.gguf"),
-        "200k": from_tiktoken(folder / "o200k_base.tiktoken.gz"),
-    }
-
-
-def timed(run: Callable[[], Any]) -> tuple[int, Any]:
-    begin = time.thread_time_ns()
-    result = run()
-    return time.thread_time_ns() - begin, result
-
-
-def raw_steps(matcher: LLMatcher, token_ids: list[int], row: np.ndarray) -> list[int]:
-    address, size = row.ctypes.data, row.nbytes
-    times = []
-    for token_id in token_ids:
-        begin = time.thread_time_ns()
-        matcher.unsafe_compute_mask_ptr(address, size)
-        matcher.consume_token(token_id)
-        times.append(time.thread_time_ns() - begin)
-    return times
-
-
-def our_steps(matcher: Any, token_ids: list[int], row: np.ndarray) -> list[int]:
-    times = []
-    for token_id in token_ids:
-        begin = time.thread_time_ns()
-        matcher.fill_mask(row)
-        taken = matcher.advance((token_id,))
-        times.append(time.thread_time_ns() - begin)
-        if taken != 1:
-            raise RuntimeError(f"token {token_id} was refused")
-    return times
-
-
-@dataclass(slots=True)
-class Turn:
-    """Nanoseconds of one pass over all cases."""
-
-    raw_compile: int = 0
-    our_compile: int = 0
-    raw_start: int = 0
-    our_start: int = 0
-    raw_steps: list[int] | None = None
-    our_steps: list[int] | None = None
-
-
-def measure(cases: list[Case], tokenizer: Tokenizer, *, warm: bool, ours_first: bool) -> Turn:
-    ll_tokenizer = tokenizer.ll_tokenizer()
-    row = np.zeros(mask_words(tokenizer.vocab_size), dtype=np.int32)
-    turn = Turn(raw_steps=[], our_steps=[])
-    for case in cases:
-        constraint = JsonSchema(case.schema)
-        texts = [tokenizer.encode(text) for text in case.texts]
-
-        def raw(schema: Any = case.schema) -> LLMatcher:
-            grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=SPACED)
-            return LLMatcher(ll_tokenizer, grammar, log_level=0)
-
-        if ours_first:
-            our_time, compiled = timed(lambda rule=constraint: rule.compile(tokenizer))
-            raw_time, engine = timed(raw)
-        else:
-            raw_time, engine = timed(raw)
-            our_time, compiled = timed(lambda rule=constraint: rule.compile(tokenizer))
-        turn.raw_compile += raw_time
-        turn.our_compile += our_time
-        for token_ids in texts * (2 if warm else 1):
-            raw_time, copy = timed(engine.deep_copy)
-            our_time, matcher = timed(compiled.matcher)
-            turn.raw_start += raw_time
-            turn.our_start += our_time
-            raw_times = raw_steps(copy, token_ids, row)
-            our_times = our_steps(matcher, token_ids, row)
-            if not warm or token_ids is texts[-1]:
-                turn.raw_steps += raw_times
-                turn.our_steps += our_times
-    return turn
-
-
-def usable(cases: list[Case], tokenizer: Tokenizer) -> list[Case]:
-    """Those that both sides compile and accept."""
-    found = []
+def cached_starts(tokenizer: Tokenizer, cases: Sequence[Case], turns: int) -> list[float]:
+    """Microseconds, mean of each turn: an equal constraint's compiled form looked up, and a matcher made."""
+    cache = ConstraintCache(len(cases))
+    rules = []
     for case in cases:
         try:
-            compiled = JsonSchema(case.schema).compile(tokenizer)
+            cache.get(rule := JsonSchema(case.schema), tokenizer)
         except InvalidConstraintError:
             continue
-        grammar = LLMatcher.grammar_from_json_schema(json.dumps(case.schema), overrides=SPACED)
-        engine = LLMatcher(tokenizer.ll_tokenizer(), grammar, log_level=0)
-        texts = [text for text in case.texts if _accepted(compiled, engine, tokenizer.encode(text))]
-        if texts and not engine.is_error():
-            found.append(Case(case.schema, tuple(texts)))
-    return found
+        rules.append(rule)
+    means = []
+    for _ in range(turns):
+        begin = clock()
+        for rule in rules:
+            cache.get(rule, tokenizer).matcher()
+        means.append(1e-3 * (clock() - begin) / len(rules))
+    return means
 
 
-def _accepted(compiled: Any, engine: LLMatcher, token_ids: list[int]) -> bool:
-    ours = compiled.matcher().advance(token_ids) == len(token_ids)
-    return ours and engine.deep_copy().try_consume_tokens(token_ids) == len(token_ids)
+def tables_of(vocabulary: str, options: argparse.Namespace, peers: Sequence[MaskEngine]) -> list[Table]:
+    tokenizer = VOCABULARIES[vocabulary]()
+    tokenizer.ll_tokenizer()
+    cases = load_cases(5 if options.quick else 1)
+    turns = 2 if options.quick else options.turns
+    results = measure(vocabulary, tokenizer, cases, turns, peers)
+    return [
+        compile_table(results),
+        *(step_table(results, name) for name in PASSES),
+        floor_table(results, cached_starts(tokenizer, cases, turns)),
+    ]
 
 
-def table(name: str, tokenizer: Tokenizer, cases: list[Case], turns: int, *, warm: bool) -> Table:
-    kind = "second pass over the same text" if warm else "first pass"
-    result = Table(
-        f"{name} vocabulary, {kind}: {len(cases)} schemas, CPU us, median (min-max) of {turns} turns",
-        ("what", "llguidance", "dcmodel", "ratio"),
-    )
-    measured = [measure(cases, tokenizer, warm=warm, ours_first=bool(turn % 2)) for turn in range(turns)]
-    texts = sum(len(case.texts) for case in cases) * (2 if warm else 1)
+def installed(names: Sequence[str]) -> list[MaskEngine]:
+    peers = [engine for engine in PEERS if engine.name in names]
+    for engine in peers:
+        if engine.version is None:
+            print(f"{engine.name} is not installed and left out: pip install {engine.package}")
+    return [engine for engine in peers if engine.version is not None]
 
-    def add(what: str, raw: list[float], ours: list[float]) -> None:
-        ratios = Spread.of(our / one for one, our in zip(raw, ours, strict=True))
-        cells = (what, Spread.of(raw).text(1), Spread.of(ours).text(1), ratios.text())
-        result.add(cells, what=what, raw=raw, ours=ours, ratio=ratios.median)
 
-    us = 1e-3
-    steps = [(turn.raw_steps or [0], turn.our_steps or [0]) for turn in measured]
-    for what, of in (("mean", np.mean), ("median", np.median), ("99 %", lambda x: np.percentile(x, 99))):
-        add(
-            f"fill and advance, {what}",
-            [float(of(raw)) * us for raw, _ in steps],
-            [float(of(ours)) * us for _, ours in steps],
-        )
-    add(
-        "start a matcher",
-        [turn.raw_start / texts * us for turn in measured],
-        [turn.our_start / texts * us for turn in measured],
-    )
-    add(
-        "compile, mean",
-        [turn.raw_compile / len(cases) * us for turn in measured],
-        [turn.our_compile / len(cases) * us for turn in measured],
-    )
-    return result
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    names = [engine.name for engine in PEERS]
+    parser.add_argument("--quick", action="store_true", help="a fifth of the schemas and 2 turns")
+    parser.add_argument("--only", nargs="+", choices=[*VOCABULARIES], default=[*VOCABULARIES])
+    parser.add_argument("--engines", nargs="*", choices=names, default=names, help="peers to run")
+    parser.add_argument("--turns", type=int, default=5, help="of dcmodel and the bare engine")
+    parser.add_argument("--json", type=Path, help="write the numbers there as well")
+    return parser.parse_args()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="40 schemas and 3 turns")
-    parser.add_argument("--json", type=Path, help="write the numbers there as well")
-    options = parser.parse_args()
-    if not (DATA / "tokenizers").exists():
-        print(f"Error: {DATA / 'tokenizers'} is not there.", file=sys.stderr)
+    options = parse_arguments()
+    if not is_available():
+        print(f"Error: {SAMPLE} is not there.", file=sys.stderr)
         return 1
-    tables = []
-    for name, tokenizer in load_tokenizers().items():
-        cases = usable(load_cases(40 if options.quick else 1000), tokenizer)
-        for warm in (False, True):
-            tables.append(table(name, tokenizer, cases, 3 if options.quick else 7, warm=warm))
-            print(tables[-1].text(), flush=True)
+    peers = installed(options.engines)
+    tables: list[Table] = []
+    for vocabulary in options.only:
+        found = tables_of(vocabulary, options, peers)
+        print("\n".join(table.text() for table in found), flush=True)
+        tables += found
     if options.json:
-        document = [{"title": item.title, "records": item.records} for item in tables]
-        options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    return 0
+        write_json(options.json, tables, compile_limit_seconds=COMPILE_LIMIT)
+    missed = [record["what"] for table in tables for record in table.records if not record.get("met", True)]
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

@@ -178,6 +178,11 @@ class LlgMatcher(Matcher):
         return token_ids
 
     @property
+    def lock_key(self) -> object:
+        """Matchers with the same key compute their masks under one lock, the lexer's."""
+        return self._compiled
+
+    @property
     def is_accepting(self) -> bool:
         return self._ends > 0 or self._engine.is_accepting()
 
@@ -191,7 +196,10 @@ class LlgMatcher(Matcher):
 
     def _allows_end_only(self) -> bool:
         row = np.empty(self._compiled.words, dtype=np.int32)
-        self.fill_mask(row)
+        try:
+            self.fill_mask(row)
+        except DeadEndError:  # no token can end it
+            return True
         return bool((row == self._compiled.end_row).all())
 
     def fork(self) -> LlgMatcher:
