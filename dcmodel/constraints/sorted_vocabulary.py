@@ -51,6 +51,10 @@ class SortedVocabulary:
             return low, len(tokens)
         return low, bisect_left(tokens, stem[:-1] + bytes([stem[-1] + 1]), low)
 
+    def between(self, low: bytes, high: bytes) -> tuple[int, int]:
+        """The positions of the tokens from `low` on, and before `high`."""
+        return bisect_left(self.tokens, low), bisect_left(self.tokens, high)
+
     def row(self, positions: Positions) -> MaskRow:
         """A new row that allows exactly the tokens at `positions`."""
         flags = np.zeros(mask_words(self.vocab_size) * 32, dtype=np.uint8)
