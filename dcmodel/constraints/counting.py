@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dcmodel.constraint import MaskRow
 from dcmodel.constraints.sorted_vocabulary import Positions, SortedVocabulary
 
 Unit = Literal["characters", "words"]
@@ -127,23 +128,28 @@ def counting_automaton(unit: Unit) -> CountingAutomaton:
     return CountingAutomaton(unit)
 
 
-@dataclass(frozen=True, slots=True)
 class Reading:
-    """What the tokens of a vocabulary are, read from one state."""
+    """What the tokens of a vocabulary are, read from one state. Immutable.
 
-    positions: Positions
-    """Those that may follow, the ones that count least first."""
-    totals: list[int]
-    """For 0, 1, 2, ...: how many of them add at most so much to the count."""
+    `positions` are those that may follow, the ones that count least first; `most` is the most that
+    one of them adds to the count.
+    """
 
-    def within(self, budget: int) -> Positions:
-        """The tokens that add at most `budget`."""
-        return self.positions[: self.totals[min(budget, self.most)]]
+    def __init__(self, vocabulary: SortedVocabulary, positions: Positions, counts: NDArray[np.int32]) -> None:
+        """`counts`: what each of `positions` adds."""
+        self._vocabulary = vocabulary
+        self.positions = positions[np.argsort(counts, kind="stable")]
+        self._totals: list[int] = np.cumsum(np.bincount(counts, minlength=1)).tolist()
+        self.most = len(self._totals) - 1
+        self._row = vocabulary.row(positions)
 
-    @property
-    def most(self) -> int:
-        """The most that a token adds."""
-        return len(self.totals) - 1
+    def within(self, budget: int) -> MaskRow:
+        """A new row of the tokens that add at most `budget` to the count."""
+        total = self._totals[min(budget, self.most)]
+        if 2 * total < self.positions.size:
+            return self._vocabulary.row(self.positions[:total])
+        # Most of them: taking the others out is quicker.
+        return self._row & ~self._vocabulary.row(self.positions[total:])
 
 
 def read_tokens(vocabulary: SortedVocabulary, automaton: CountingAutomaton, state: int) -> Reading:
@@ -163,8 +169,6 @@ def read_tokens(vocabulary: SortedVocabulary, automaton: CountingAutomaton, stat
             counts[: column.size] += cells & 1
             states[: column.size] = cells & -256
         alive = states != automaton.dead
-        counts, order = counts[alive], order[alive]
-        totals = np.cumsum(np.bincount(counts, minlength=1))
-        return Reading(order[np.argsort(counts, kind="stable")], totals.tolist())
+        return Reading(vocabulary, order[alive], counts[alive])
 
     return vocabulary.derive(("count", automaton.unit, state), read)

@@ -106,8 +106,7 @@ class CompiledLength(CompiledConstraint):
         key = (state, budget, accepting)
         row = self.shared.masks.get(key)
         if row is None:
-            text = self.shared.vocabulary.row(reading.within(budget))
-            row = self.shared.mask(text, accepting=accepting)
+            row = self.shared.mask(reading.within(budget), accepting=accepting)
             self.shared.masks.put(key, row)
         return row
 

@@ -12,6 +12,7 @@ from dcmodel.constraints.length import Length
 from dcmodel.constraints.llg_walker import LlgWalker, build_byte_engine
 from dcmodel.constraints.sorted_vocabulary import sorted_vocabulary
 from dcmodel.errors import CapabilityError, InvalidConstraintError
+from dcmodel.mask import row_to_ids
 
 WHITE = "".join(map(chr, SPACES))
 WORD = re.compile(f"[^{WHITE}]+")
@@ -120,12 +121,13 @@ def test_the_tokens_of_a_real_vocabulary_are_read_right(large, unit):
         reading = read_tokens(vocabulary, automaton, state)
         assert reading is read_tokens(vocabulary, automaton, state)
         found = set(reading.positions.tolist())
-        within = [set(reading.within(budget).tolist()) for budget in range(4)]
+        within = [set(row_to_ids(reading.within(n), large.vocab_size).tolist()) for n in range(4)]
         for position in [*rng.sample(range(len(vocabulary)), 3000), *sorted(found)[:500]]:
             end, count = automaton.walk(state, vocabulary.tokens[position])
             assert (position in found) == (end != automaton.dead)
             for budget in range(4):
-                assert (position in within[budget]) == (end != automaton.dead and count <= budget)
+                token_id = int(vocabulary.ids[position])
+                assert (token_id in within[budget]) == (end != automaton.dead and count <= budget)
 
 
 def test_utf_8_is_read_as_python_does():
