@@ -1,0 +1,271 @@
+"""One part after the other, where no single grammar is sure to say it: all ways to divide the text at once.
+
+A state holds the parts that the text may be in, each with a matcher and a walker of its own. The mask is
+the union of their masks and of tokens that lie across a border: those are found along the vocabulary,
+byte by byte, with the walkers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dcmodel.constraint import CompiledConstraint, Explanation, MaskRow, Matcher, Walker
+from dcmodel.constraints.algebra.crossing import Vocabulary, crossing_tokens, vocabulary_of
+from dcmodel.constraints.algebra.walkers import ThenWalker
+from dcmodel.constraints.explain import explain_from_mask, join_bytes
+from dcmodel.constraints.plain import row_of
+from dcmodel.errors import CapabilityError, DeadEndError
+from dcmodel.mask import mask_words, row_from_ids
+from dctokenizers import Tokenizer, TokenizerError
+
+MAX_PLACES = 48
+"""How many ways to divide the text are kept; of more, those that began the last part latest are dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A part that the text may be in. Neither matcher nor walker is ever moved in place."""
+
+    part: int
+    begin: int
+    """The byte of the whole text where the part begins."""
+    matcher: Matcher
+    walker: Walker | None
+    """None for a rule about tokens, which begins and ends at token borders."""
+
+
+class ConcatCompiled(CompiledConstraint):
+    """Compiled parts, one after the other."""
+
+    def __init__(
+        self,
+        parts: Sequence[CompiledConstraint],
+        tokenizer: Tokenizer,
+        *,
+        sampling: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """`sampling`: what differs from the request's sampling within each part."""
+        self.parts = tuple(parts)
+        self.tokenizer = tokenizer
+        self.sampling = tuple(sampling) or ({},) * len(self.parts)
+        self.words = mask_words(tokenizer.vocab_size)
+        self.end_row = row_of(tokenizer.eos_token_ids, tokenizer.vocab_size)
+        self.vocabulary: Vocabulary = vocabulary_of(tokenizer)
+
+    def matcher(self) -> ConcatMatcher:
+        return ConcatMatcher(self, [self.closed([self.begin(0, 0)])])
+
+    def walker(self) -> Walker:
+        return ThenWalker([part.walker for part in self.parts])
+
+    def begin(self, part: int, at: int) -> Place:
+        """A part at its beginning."""
+        compiled = self.parts[part]
+        try:
+            walker: Walker | None = compiled.walker()
+        except CapabilityError:
+            walker = None
+        return Place(part, at, compiled.matcher(), walker)
+
+    def closed(self, places: list[Place], at: int = 0) -> tuple[Place, ...]:
+        """Where a part is complete at byte `at`, the next one may begin."""
+        begun = {place.part for place in places if place.begin == at}
+        for place in places:  # grows while it is read
+            following = place.part + 1
+            if following < len(self.parts) and following not in begun and place.matcher.is_accepting:
+                begun.add(following)
+                places.append(self.begin(following, at))
+        places.sort(key=lambda place: (place.part, place.begin))
+        return tuple(places[:MAX_PLACES])
+
+
+class ConcatMatcher(Matcher):
+    """One sequence under a `ConcatCompiled`."""
+
+    __slots__ = ("_compiled", "_ends", "_scratch", "_states", "_token_ids")
+
+    def __init__(self, compiled: ConcatCompiled, states: list[tuple[Place, ...]]) -> None:
+        self._compiled = compiled
+        self._states = states
+        self._token_ids: list[int] = []
+        self._ends = 0
+        self._scratch: MaskRow | None = None
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where the text may be, the earliest part first."""
+        return self._states[-1]
+
+    def fill_mask(self, row: MaskRow) -> None:
+        compiled = self._compiled
+        row[compiled.words :] = 0
+        row = row[: compiled.words]
+        if self._ends:
+            row[:] = compiled.end_row
+            return
+        if self._scratch is None:
+            self._scratch = np.empty(compiled.words, dtype=np.int32)
+        row[:] = 0
+        error: DeadEndError | None = None
+        for place in self.places:
+            try:
+                place.matcher.fork().fill_mask(self._scratch)
+            except DeadEndError as dead_end:
+                error = dead_end
+            else:
+                row |= self._scratch
+        row &= ~compiled.end_row
+        self._add_crossing(row)
+        if self.is_accepting:
+            row |= compiled.end_row
+        if error is not None and not row.any():
+            raise error
+
+    def _add_crossing(self, row: MaskRow) -> None:
+        walkers = [(place.part, place.walker) for place in self.places if place.walker is not None]
+        begin = [part.walker for part in self._compiled.parts]
+        token_ids = crossing_tokens(self._compiled.vocabulary, row, walkers, begin)
+        if token_ids:
+            assert self._scratch is not None
+            row_from_ids(token_ids, self._compiled.tokenizer.vocab_size, self._scratch)
+            row |= self._scratch
+
+    def advance(self, token_ids: Sequence[int]) -> int:
+        tokenizer = self._compiled.tokenizer
+        for taken, token_id in enumerate(token_ids):
+            if token_id in tokenizer.eos_token_ids:
+                if not self.is_accepting:
+                    return taken
+                self._ends += 1
+            elif self._ends or not 0 <= token_id < tokenizer.vocab_size or not self._push(token_id):
+                return taken
+        return len(token_ids)
+
+    def _push(self, token_id: int) -> bool:
+        tokenizer = self._compiled.tokenizer
+        text = b"" if token_id in tokenizer.special_token_ids else tokenizer.token_bytes(token_id)
+        moved: list[Place] = []
+        for place in self.places:
+            matcher = place.matcher.fork()
+            if matcher.advance([token_id]):
+                moved.append(Place(place.part, place.begin, matcher, _moved(place.walker, text)))
+        moved += self._crossed(text)
+        if not moved:
+            return False
+        self._token_ids.append(token_id)
+        self._states.append(self._compiled.closed(moved, self._length()))
+        return True
+
+    def _length(self) -> int:
+        return len(join_bytes(self._compiled.tokenizer, self._token_ids))
+
+    def _crossed(self, text: bytes) -> list[Place]:
+        """The parts that the text may be in if a border lies inside this token."""
+        start = self._length()
+        active = [
+            (place.part, place.begin, place.walker) for place in self.places if place.walker is not None
+        ]
+        begun: list[tuple[int, int, Walker]] = []
+        for offset, byte in enumerate(text[:-1], start=1):
+            stepped = []
+            for part, begin, walker in [*active, *begun]:
+                twin = walker.fork()
+                if twin.step(byte):
+                    stepped.append((part, begin, twin))
+            active = [item for item in stepped if item[1] <= start]
+            begun = [item for item in stepped if item[1] > start]
+            self._begin_next([*active, *begun], begun, start + offset)
+        places = []
+        for part, begin, _ in begun:
+            place = self._begun(part, begin, text[begin - start :])
+            if place is not None:
+                places.append(place)
+        return places
+
+    def _begin_next(
+        self, states: list[tuple[int, int, Walker]], begun: list[tuple[int, int, Walker]], at: int
+    ) -> None:
+        for part, _, walker in states:  # grows while it is read
+            following = part + 1
+            is_new = not any(item[0] == following and item[1] == at for item in begun)
+            if following < len(self._compiled.parts) and is_new and walker.is_accepting:
+                place = self._compiled.begin(following, at)
+                if place.walker is not None:
+                    begun.append((following, at, place.walker))
+                    states.append(begun[-1])
+
+    def _begun(self, part: int, begin: int, text: bytes) -> Place | None:
+        place = self._compiled.begin(part, begin)
+        try:
+            token_ids = self._compiled.tokenizer.encode_bytes(text)
+        except TokenizerError:
+            return None
+        if place.matcher.advance(token_ids) < len(token_ids):
+            return None
+        return Place(part, begin, place.matcher, _moved(place.walker, text))
+
+    def forced(self) -> list[int]:
+        places = self.places
+        if self._ends or len(places) != 1 or places[0].matcher.is_accepting:
+            return []
+        run = places[0].matcher.forced()
+        is_last = places[0].part == len(self._compiled.parts) - 1
+        # The last token may grow into what the next part begins with.
+        return run if is_last else run[:-1]
+
+    @property
+    def is_accepting(self) -> bool:
+        last = len(self._compiled.parts) - 1
+        return self._ends > 0 or any(
+            place.part == last and place.matcher.is_accepting for place in self.places
+        )
+
+    @property
+    def is_finished(self) -> bool:
+        last = len(self._compiled.parts) - 1
+        return self._ends > 0 or all(
+            place.part == last and place.matcher.is_finished for place in self.places
+        )
+
+    @property
+    def is_exact(self) -> bool:
+        return all(place.matcher.is_exact for place in self.places)
+
+    @property
+    def may_dead_end(self) -> bool:
+        return all(place.matcher.may_dead_end for place in self.places)
+
+    @property
+    def sampling(self) -> Mapping[str, Any]:
+        return self._compiled.sampling[self.places[0].part]
+
+    def fork(self) -> ConcatMatcher:
+        twin = ConcatMatcher(self._compiled, self._states.copy())
+        twin._token_ids, twin._ends = self._token_ids.copy(), self._ends
+        return twin
+
+    def rollback(self, count: int) -> None:
+        if not 0 <= count <= len(self._token_ids) + self._ends:
+            raise ValueError(f"cannot take back {count} of {len(self._token_ids) + self._ends} tokens")
+        ends = min(count, self._ends)
+        self._ends -= ends
+        if count > ends:
+            del self._token_ids[ends - count :]
+            del self._states[ends - count :]
+
+    def explain(self, token_id: int) -> Explanation:
+        text = join_bytes(self._compiled.tokenizer, self._token_ids)
+        detail = "The text has ended." if self._ends else ""
+        return explain_from_mask(self, self._compiled.tokenizer, token_id, text, detail=detail)
+
+
+def _moved(walker: Walker | None, text: bytes) -> Walker | None:
+    if walker is None:
+        return None
+    twin = walker.fork()
+    twin.walk(text)
+    return twin

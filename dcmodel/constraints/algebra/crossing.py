@@ -1,0 +1,109 @@
+"""The tokens that lie across a border between two parts, found along the sorted vocabulary.
+
+The sorted tokens are a trie: those with a common beginning lie together. The search goes down only where
+some token is not allowed yet, and only along bytes that a walker takes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcmodel.constraint import MaskRow, Walker
+from dcmodel.constraints.algebra.walkers import ThenWalker, bytes_of
+from dcmodel.mask import row_to_bools
+from dctokenizers import Tokenizer
+
+MAX_MOVES = 3_000
+"""Walker moves for one mask; beyond it, tokens across a border may be missing, but no text is."""
+
+States = Sequence[tuple[int, Walker]]
+
+
+class Vocabulary:
+    """The tokens of text, sorted by their bytes."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        special = {*tokenizer.special_token_ids, *tokenizer.eos_token_ids}
+        pairs = [
+            (text, token_id)
+            for token_id, text in enumerate(tokenizer.all_token_bytes())
+            if text and token_id not in special
+        ]
+        pairs.sort()
+        self.texts = [text for text, _ in pairs]
+        self.ids: NDArray[np.int64] = np.array([token_id for _, token_id in pairs], dtype=np.int64)
+        self.size = tokenizer.vocab_size
+
+
+_vocabularies: WeakKeyDictionary[Tokenizer, Vocabulary] = WeakKeyDictionary()
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    """The sorted tokens of a tokenizer, made once."""
+    found = _vocabularies.get(tokenizer)
+    if found is None:
+        found = _vocabularies[tokenizer] = Vocabulary(tokenizer)
+    return found
+
+
+def crossing_tokens(
+    vocabulary: Vocabulary, row: MaskRow, states: States, begin: Sequence[Callable[[], Walker]]
+) -> list[int]:
+    """Tokens that `row` does not allow yet and that the parts in `states`, and those after them, take."""
+    if not states:
+        return []
+    missing = ~row_to_bools(row, vocabulary.size)[vocabulary.ids]
+    if not missing.any():
+        return []
+    return _Search(vocabulary, missing).down(ThenWalker(begin, states))
+
+
+class _Search:
+    def __init__(self, vocabulary: Vocabulary, missing: NDArray[np.bool_]) -> None:
+        self.texts = vocabulary.texts
+        self.ids = vocabulary.ids
+        self.missing = np.concatenate([[0], np.cumsum(missing)])
+        """Number of missing tokens before each place."""
+        self.moves = MAX_MOVES
+        self.found: list[int] = []
+
+    def down(self, walker: ThenWalker) -> list[int]:
+        stack: list[tuple[ThenWalker, bytes, int, int]] = [(walker, b"", 0, len(self.texts))]
+        while stack:
+            here, prefix, low, high = stack.pop()
+            for byte in bytes_of(here.following()):
+                longer = prefix + bytes([byte])
+                first = bisect_left(self.texts, longer, low, high)
+                end = bisect_left(self.texts, _after(longer), first, high)
+                if self.missing[first] == self.missing[end]:
+                    continue
+                self.moves -= 1
+                if self.moves < 0:
+                    return self.found
+                twin = here.fork()
+                if twin.step(byte):
+                    inner = self._take(longer, first, end)
+                    if inner < end:
+                        stack.append((twin, longer, inner, end))
+        return self.found
+
+    def _take(self, text: bytes, first: int, end: int) -> int:
+        """Note the tokens that are `text` itself; where the longer ones begin."""
+        while first < end and self.texts[first] == text:
+            if self.missing[first] < self.missing[first + 1]:
+                self.found.append(int(self.ids[first]))
+            first += 1
+        return first
+
+
+def _after(prefix: bytes) -> bytes:
+    """The least text that is greater than all that begin with `prefix`."""
+    trimmed = prefix.rstrip(b"\xff")
+    if not trimmed:
+        return b"\xff" * 64  # longer than what begins with it, in practice
+    return trimmed[:-1] + bytes([trimmed[-1] + 1])

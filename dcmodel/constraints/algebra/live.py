@@ -1,0 +1,326 @@
+"""An intersection that never runs into a dead end: masks are joined, and a witness is kept.
+
+The mask is the intersection of the parts' masks. That is sound, but it may allow a token after which the
+parts have no text in common. So each state keeps a *witness*: a text that completes all parts from here.
+A token that goes along with the witness is safe. For any other, `advance` looks for a new witness, and
+refuses the token where there is none (or none is found within a budget: then the old witness is still a
+way out). Whatever has been accepted can therefore always be completed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dcmodel.constraint import CompiledConstraint, Explanation, MaskRow, Matcher, Walker
+from dcmodel.constraints.algebra.search import Search, find_completion, move_over
+from dcmodel.constraints.algebra.walker_matcher import WalkerCompiled, text_row
+from dcmodel.constraints.algebra.walkers import AndWalker
+from dcmodel.constraints.explain import explain_from_mask, join_bytes, show
+from dcmodel.constraints.plain import no_end_token, row_of
+from dcmodel.errors import CapabilityError, DeadEndError, InvalidConstraintError, UnsatisfiableConstraintError
+from dcmodel.mask import mask_words
+from dctokenizers import Tokenizer, TokenizerError
+
+FIRST_STEPS = 40_000
+"""Moves of walkers that the first witness may cost (a second or less), and each later one."""
+NEXT_STEPS = 4_000
+OLD_WITNESS_STARTS = 12
+WITNESS_SHOWN = 24
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Where the text stands. Walkers are never moved in place, so states are shared freely."""
+
+    walkers: tuple[Walker, ...]
+    pending: bytes
+    """Text that the walkers have not been moved over yet; it went along with the witness."""
+    witness: bytes
+
+
+class LiveCompiled(CompiledConstraint):
+    """Several compiled rules of which all must hold, for one vocabulary.
+
+    `parts` that are `WalkerCompiled` only check. Raises `UnsatisfiableConstraintError` where no text
+    satisfies all, `InvalidConstraintError` where none was found in reasonable time.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[CompiledConstraint],
+        tokenizer: Tokenizer,
+        *,
+        labels: Sequence[str] = (),
+        first_steps: int = FIRST_STEPS,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.parts = tuple(parts)
+        self.labels = tuple(labels) or tuple(type(part).__name__ for part in parts)
+        self.masking = tuple(part for part in parts if not isinstance(part, WalkerCompiled))
+        self.words = mask_words(tokenizer.vocab_size)
+        self.text_row = text_row(tokenizer)
+        self.end_row = row_of(tokenizer.eos_token_ids, tokenizer.vocab_size)
+        walkers: list[Walker] = []
+        self.is_open = False
+        for part in parts:
+            try:
+                walkers.append(part.walker())
+            except CapabilityError:
+                # A count of tokens can be looked ahead, a caller's own choice of tokens cannot.
+                self.is_open |= not hasattr(part.matcher(), "remaining")
+        self.first = _State(tuple(walkers), b"", b"")
+        found = find_completion(walkers, steps=first_steps, is_wanted=self.matcher().is_wanted)
+        if found.completion is None:
+            raise self._clash(found, walkers)
+        self.first = replace(self.first, witness=found.completion)
+
+    def matcher(self) -> LiveMatcher:
+        return LiveMatcher(self, [part.matcher() for part in self.masking], [self.first])
+
+    def walker(self) -> Walker:
+        return AndWalker([part.walker() for part in self.parts])
+
+    def _clash(self, found: Search, walkers: list[Walker]) -> InvalidConstraintError:
+        names = " and ".join(self.labels)
+        place = f"after {show(found.deepest)} " if found.deepest else ""
+        if found.is_exhaustive:
+            return UnsatisfiableConstraintError(
+                f"no text satisfies {names} together: {place}they have nothing in common.",
+                remedy="Drop or widen one of them.",
+            )
+        return InvalidConstraintError(
+            f"no text was found that satisfies {names} together ({found.steps} steps, "
+            f"the longest beginning was {show(found.deepest, tail=True)}).",
+            remedy="Say the same in one regex or grammar, or widen one of them.",
+        )
+
+
+class LiveMatcher(Matcher):
+    """One sequence under a `LiveCompiled`."""
+
+    __slots__ = ("_compiled", "_ends", "_finished", "_matchers", "_scratch", "_states", "_token_ids")
+
+    def __init__(self, compiled: LiveCompiled, matchers: list[Matcher], states: list[_State]) -> None:
+        self._compiled = compiled
+        self._matchers = matchers
+        self._states = states
+        self._token_ids: list[int] = []
+        self._ends = 0
+        self._scratch: MaskRow | None = None
+        self._finished: bool | None = None
+
+    def fill_mask(self, row: MaskRow) -> None:
+        words = self._compiled.words
+        row[words:] = 0
+        row = row[:words]
+        if self._ends:
+            row[:] = self._compiled.end_row
+            return
+        if self._scratch is None:
+            self._scratch = np.empty(words, dtype=np.int32)
+        row[:] = self._compiled.text_row | self._compiled.end_row
+        for place, matcher in enumerate(self._matchers):
+            if place == 0:
+                matcher.fill_mask(row)
+            else:
+                matcher.fill_mask(self._scratch)
+                row &= self._scratch
+        if not self.is_accepting:
+            row &= ~self._compiled.end_row
+        self._allow_witness(row)
+        if not row.any():
+            if self.is_accepting and not self._compiled.tokenizer.eos_token_ids:
+                raise no_end_token()
+            raise self._dead_end()
+
+    def advance(self, token_ids: Sequence[int]) -> int:
+        tokenizer = self._compiled.tokenizer
+        for taken, token_id in enumerate(token_ids):
+            if token_id in tokenizer.eos_token_ids:
+                if not self.is_accepting:
+                    return taken
+                self._ends += 1
+            elif self._ends or not 0 <= token_id < tokenizer.vocab_size or not self._push(token_id):
+                return taken
+        return len(token_ids)
+
+    def forced(self) -> list[int]:
+        if self._ends:
+            return []
+        runs = (matcher.forced() for matcher in self._matchers)
+        longest = max(runs, key=len, default=[])
+        if not longest:
+            return []
+        twin = self.fork()
+        return longest[: twin.advance(longest)]
+
+    @property
+    def is_accepting(self) -> bool:
+        if self._ends:
+            return True
+        if not all(matcher.is_accepting for matcher in self._matchers):
+            return False
+        return all(walker.is_accepting for walker in self._in_step().walkers)
+
+    @property
+    def is_finished(self) -> bool:
+        if self._ends or not self.is_accepting:
+            return self._ends > 0
+        if self._finished is None:
+            self._finished = any(matcher.is_finished for matcher in self._matchers) or (
+                not self._compiled.is_open and not self._may_go_on()
+            )
+        return self._finished
+
+    @property
+    def is_exact(self) -> bool:
+        return False
+
+    @property
+    def may_dead_end(self) -> bool:
+        return self._compiled.is_open or any(matcher.may_dead_end for matcher in self._matchers)
+
+    def fork(self) -> LiveMatcher:
+        twin = LiveMatcher(
+            self._compiled, [matcher.fork() for matcher in self._matchers], self._states.copy()
+        )
+        twin._token_ids, twin._ends, twin._finished = self._token_ids.copy(), self._ends, self._finished
+        return twin
+
+    def rollback(self, count: int) -> None:
+        if not 0 <= count <= len(self._token_ids) + self._ends:
+            raise ValueError(f"cannot take back {count} of {len(self._token_ids) + self._ends} tokens")
+        ends = min(count, self._ends)
+        self._ends -= ends
+        count -= ends
+        if count:
+            for matcher in self._matchers:
+                matcher.rollback(count)
+            del self._token_ids[-count:]
+            del self._states[-count:]
+            self._finished = None
+
+    def explain(self, token_id: int) -> Explanation:
+        text = join_bytes(self._compiled.tokenizer, self._token_ids)
+        explanation = explain_from_mask(self, self._compiled.tokenizer, token_id, text)
+        if not explanation.allowed or self.fork().advance([token_id]):
+            return explanation
+        rest = show(self._states[-1].witness)
+        return replace(
+            explanation,
+            allowed=False,
+            reason=f"after it no complete text would be left; one that there is now goes on with {rest}.",
+        )
+
+    def is_wanted(self, witness: bytes) -> bool:
+        """Whether the rules about tokens leave room for a completion."""
+        counting = [matcher for matcher in self._matchers if hasattr(matcher, "remaining")]
+        if not counting:
+            return True
+        return any(
+            all(_takes(matcher, token_ids) for matcher in counting)
+            for token_ids in _tokenizations(self._compiled.tokenizer, witness)
+        )
+
+    def _allow_witness(self, row: MaskRow) -> None:
+        """Allow the first token of the witness.
+
+        A part that forces its text allows the usual tokens only, and the usual tokens of two parts may
+        differ; `advance` accepts any.
+        """
+        witness = self._states[-1].witness
+        if not witness or self._compiled.is_open:
+            return
+        tokenizer = self._compiled.tokenizer
+        text = witness[:WITNESS_SHOWN]
+        while len(text) < len(witness) and text[-1:] > b"\x7f" and len(text) > WITNESS_SHOWN - 4:
+            text = text[:-1]  # not in the middle of a character
+        try:
+            token_id = tokenizer.encode_bytes(text)[0]
+        except TokenizerError:
+            return
+        row.view(np.uint32)[token_id // 32] |= np.uint32(1 << (token_id % 32))
+
+    # -- the witness -------------------------------------------------------------------------------
+
+    def _push(self, token_id: int) -> bool:
+        """Accept one token of text, if the parts do and a witness is found."""
+        tokenizer = self._compiled.tokenizer
+        if token_id in tokenizer.special_token_ids and not self._compiled.is_open:
+            return False
+        for place, matcher in enumerate(self._matchers):
+            if not matcher.advance([token_id]):
+                for before in self._matchers[:place]:
+                    before.rollback(1)
+                return False
+        state = self._after(tokenizer.token_bytes(token_id))
+        if state is None:
+            for matcher in self._matchers:
+                matcher.rollback(1)
+            return False
+        self._token_ids.append(token_id)
+        self._states.append(state)
+        self._finished = None
+        return True
+
+    def _after(self, text: bytes) -> _State | None:
+        """The state after `text`, the parts' matchers having accepted it; None where no witness is left."""
+        state = self._states[-1]
+        witness = state.witness
+        if witness.startswith(text) and self.is_wanted(witness[len(text) :]):
+            return _State(state.walkers, state.pending + text, witness[len(text) :])
+        walkers = move_over(self._in_step().walkers, text)
+        if walkers is None:
+            return None
+        found = self._old_witness(walkers, witness)
+        if found is None:
+            found = find_completion(walkers, steps=NEXT_STEPS, is_wanted=self.is_wanted).completion
+        return None if found is None else _State(walkers, b"", found)
+
+    def _old_witness(self, walkers: tuple[Walker, ...], witness: bytes) -> bytes | None:
+        """The old witness, or what it ends with, often completes the new text as well."""
+        for start in range(min(len(witness), OLD_WITNESS_STARTS)):
+            rest = witness[start:]
+            moved = move_over(walkers, rest)
+            if moved is not None and all(walker.is_accepting for walker in moved) and self.is_wanted(rest):
+                return rest
+        return None
+
+    def _in_step(self) -> _State:
+        """The state with its walkers moved over all of the text."""
+        state = self._states[-1]
+        if state.pending:
+            walkers = move_over(state.walkers, state.pending)
+            assert walkers is not None, "the text went along with a witness"
+            state = self._states[-1] = _State(walkers, b"", state.witness)
+        return state
+
+    def _may_go_on(self) -> bool:
+        """Whether a longer text satisfies all parts, as far as that is found out."""
+        found = find_completion(
+            self._in_step().walkers, steps=NEXT_STEPS, is_wanted=self.is_wanted, at_least=1
+        )
+        return not found.is_exhaustive
+
+    def _dead_end(self) -> DeadEndError:
+        text = show(join_bytes(self._compiled.tokenizer, self._token_ids), tail=True)
+        names = " and ".join(self._compiled.labels)
+        return DeadEndError(f"{names} have no token in common after {text}.")
+
+
+def _takes(matcher: Matcher, token_ids: list[int]) -> bool:
+    twin = matcher.fork()
+    return twin.advance(token_ids) == len(token_ids) and twin.is_accepting
+
+
+def _tokenizations(tokenizer: Tokenizer, text: bytes) -> list[list[int]]:
+    """The usual tokens of a text, and the most there can be."""
+    try:
+        usual = tokenizer.encode_bytes(text)
+        single = [token for byte in text for token in tokenizer.encode_bytes(bytes([byte]))]
+    except TokenizerError:
+        return []
+    return [usual, single]

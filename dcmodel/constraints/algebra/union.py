@@ -1,0 +1,155 @@
+"""A union: every part that is still possible runs beside the others, and masks are joined. Exact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dcmodel.constraint import CompiledConstraint, Explanation, MaskRow, Matcher, Walker
+from dcmodel.constraints.algebra.walkers import OrWalker
+from dcmodel.constraints.explain import explain_from_mask, join_bytes
+from dcmodel.constraints.plain import row_of
+from dcmodel.errors import DeadEndError
+from dcmodel.mask import mask_words
+from dctokenizers import Tokenizer
+
+
+class UnionCompiled(CompiledConstraint):
+    """Several compiled rules of which one must hold."""
+
+    def __init__(self, parts: Sequence[CompiledConstraint], tokenizer: Tokenizer) -> None:
+        self.parts = tuple(parts)
+        self.tokenizer = tokenizer
+        self.words = mask_words(tokenizer.vocab_size)
+        self.end_row = row_of(tokenizer.eos_token_ids, tokenizer.vocab_size)
+
+    def matcher(self) -> UnionMatcher:
+        return UnionMatcher(self, [part.matcher() for part in self.parts])
+
+    def walker(self) -> Walker:
+        return OrWalker([part.walker() for part in self.parts])
+
+
+class UnionMatcher(Matcher):
+    """One sequence under a `UnionCompiled`.
+
+    A part is alive while it has taken all tokens; a part that was left behind keeps its place, so that
+    `rollback` can bring it back.
+    """
+
+    __slots__ = ("_compiled", "_ends", "_parts", "_scratch", "_taken", "_token_ids")
+
+    def __init__(self, compiled: UnionCompiled, parts: list[Matcher]) -> None:
+        self._compiled = compiled
+        self._parts = parts
+        self._taken = [0] * len(parts)
+        self._token_ids: list[int] = []
+        self._ends = 0
+        self._scratch: MaskRow | None = None
+
+    def _alive(self) -> list[Matcher]:
+        count = len(self._token_ids)
+        return [part for part, taken in zip(self._parts, self._taken, strict=True) if taken == count]
+
+    def fill_mask(self, row: MaskRow) -> None:
+        words = self._compiled.words
+        row[words:] = 0
+        row = row[:words]
+        if self._ends:
+            row[:] = self._compiled.end_row
+            return
+        if self._scratch is None:
+            self._scratch = np.empty(words, dtype=np.int32)
+        error: DeadEndError | None = None
+        row[:] = 0
+        for part in self._alive():
+            try:
+                part.fill_mask(self._scratch)
+            except DeadEndError as dead_end:
+                error = dead_end
+            else:
+                row |= self._scratch
+        if error is not None and not row.any():
+            raise error
+
+    def advance(self, token_ids: Sequence[int]) -> int:
+        eos_token_ids = self._compiled.tokenizer.eos_token_ids
+        for taken, token_id in enumerate(token_ids):
+            if token_id in eos_token_ids:
+                if not self.is_accepting:
+                    return taken
+                self._ends += 1
+            elif self._ends or not self._push(token_id):
+                return taken
+        return len(token_ids)
+
+    def _push(self, token_id: int) -> bool:
+        count = len(self._token_ids)
+        moved = False
+        for place, part in enumerate(self._parts):
+            if self._taken[place] == count and part.advance([token_id]):
+                self._taken[place] += 1
+                moved = True
+        if moved:
+            self._token_ids.append(token_id)
+        return moved
+
+    def forced(self) -> list[int]:
+        alive = self._alive()
+        if self._ends or any(part.is_accepting for part in alive):
+            return []
+        common = alive[0].forced()
+        for part in alive[1:]:
+            if not common:
+                break
+            other = part.forced()
+            same = [one == two for one, two in zip(common, other, strict=False)]
+            common = common[: same.index(False) if False in same else len(same)]
+        return common
+
+    @property
+    def is_accepting(self) -> bool:
+        return self._ends > 0 or any(part.is_accepting for part in self._alive())
+
+    @property
+    def is_finished(self) -> bool:
+        return self._ends > 0 or all(part.is_finished for part in self._alive())
+
+    @property
+    def is_exact(self) -> bool:
+        return all(part.is_exact for part in self._alive())
+
+    @property
+    def may_dead_end(self) -> bool:
+        # One part that cannot is a way out.
+        return all(part.may_dead_end for part in self._alive())
+
+    @property
+    def sampling(self) -> Mapping[str, Any]:
+        return self._alive()[0].sampling
+
+    def fork(self) -> UnionMatcher:
+        twin = UnionMatcher(self._compiled, [part.fork() for part in self._parts])
+        twin._taken, twin._token_ids, twin._ends = self._taken.copy(), self._token_ids.copy(), self._ends
+        return twin
+
+    def rollback(self, count: int) -> None:
+        if not 0 <= count <= len(self._token_ids) + self._ends:
+            raise ValueError(f"cannot take back {count} of {len(self._token_ids) + self._ends} tokens")
+        ends = min(count, self._ends)
+        self._ends -= ends
+        if count == ends:
+            return
+        del self._token_ids[ends - count :]
+        left = len(self._token_ids)
+        for place, part in enumerate(self._parts):
+            if self._taken[place] > left:
+                part.rollback(self._taken[place] - left)
+                self._taken[place] = left
+
+    def explain(self, token_id: int) -> Explanation:
+        text = join_bytes(self._compiled.tokenizer, self._token_ids)
+        detail = "The text has ended." if self._ends else ""
+        return explain_from_mask(self, self._compiled.tokenizer, token_id, text, detail=detail)
