@@ -38,8 +38,8 @@ class _ValueType:
 class Type(Constraint):
     """The text is a value of a type; `parse` gives the value.
 
-    `of` is a Python type or a name; what a text looks like is in the table below. All but `str` are of
-    bounded length.
+    `of` is a Python type or a name; what a text looks like is in the table below. The length of all is
+    bounded, so that a model cannot write digits for ever, but that of str, uri and url.
 
     | `of` | text | value |
     |---|---|---|
