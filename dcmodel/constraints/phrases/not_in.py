@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcmodel.constraint import CompiledConstraint, Constraint, Explanation, MaskRow, Walker
+from dcmodel.constraints.checked_texts import checked_texts
 from dcmodel.constraints.explain import show
 from dcmodel.constraints.phrases.aho_corasick import AhoCorasick
-from dcmodel.constraints.phrases.texts import checked_texts
 from dcmodel.constraints.sorted_vocabulary import SortedVocabulary
 from dcmodel.constraints.walking import TextTokens, WalkingMatcher
 from dcmodel.errors import UnsatisfiableConstraintError

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from dcmodel.constraint import CompiledConstraint, Constraint, MaskRow, Walker
+from dcmodel.constraints.checked_texts import checked_texts
 from dcmodel.constraints.phrases.aho_corasick import AhoCorasick
-from dcmodel.constraints.phrases.texts import checked_texts
 from dcmodel.constraints.plain import PlainMatcher, no_end_token, row_of
 from dcmodel.errors import InvalidConstraintError
 from dcmodel.mask import clear_tail, mask_words

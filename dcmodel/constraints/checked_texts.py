@@ -1,4 +1,4 @@
-"""Checks of the texts that rules about phrases are given."""
+"""Checks of the texts that rules are given."""
 
 from __future__ import annotations
 
