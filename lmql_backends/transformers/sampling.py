@@ -24,6 +24,8 @@ from lmql_backends.transformers.workspace import Workspace
 
 # How many of the likeliest tokens top-p looks at before it looks at all.
 FIRST_CANDIDATES = 32
+# Below this share of the probability, what a mask keeps is added up anew, relative to its largest part.
+LEAST_MASS = 1e-30
 
 
 class Sampling:
@@ -130,29 +132,49 @@ class Sampling:
         if is_masked.any():
             work = self._workspace.rows("work", *logits.shape)
             self._workspace.masks.fill(plan.bitmask[rows], is_masked, work)
+            mass = self._kept_mass(rows, work) if self._wants_logprobs else None
             work += logits
-            logits, maxima = work, block_max(work)
+            logits = work
+            if mass is not None:
+                self._note_mass(rows, is_masked, mass, logits)
         elif is_adjusted:
             logits = self._workspace.rows("work", *logits.shape).copy_(logits)
-        self._note_mass(rows, is_masked, logits, maxima)
+        if self._top_count:
+            found = top(logits, block_max(logits), self._top_count)
+            self._set_top_masked(rows, *found, self._log_mass[rows] + self._total[rows])
         if is_adjusted:
             adjust_whole(logits, penalties, biases)
+        if logits.device.type == "cpu" and not plan.temperature[rows].any():
+            # For one pass over the row, blocks are a detour.
+            host = logits.numpy()
+            best = host.argmax(axis=1)
+            self._token_ids[rows] = best
+            self._has_choice[rows] = host[np.arange(len(rows)), best] > -np.inf
+            return
+        if is_adjusted or is_masked.any():
             maxima = block_max(logits)
         largest = maxima.amax(1)
         self._has_choice[rows] = (largest > float("-inf")).cpu().numpy()
         self._token_ids[rows] = self._draw_whole(rows, logits, maxima, largest)
 
-    def _note_mass(self, rows: Ints, is_masked: Bools, logits: Tensor, maxima: Tensor) -> None:
-        """Log-probabilities under the mask; before the adjustments."""
-        if not self._wants_logprobs:
-            return
-        mass = self._total[rows]
-        if is_masked.any():
-            scratch = self._workspace.rows("scratch", *logits.shape)
-            mass = log_sum_exp(logits, maxima.amax(1), scratch).cpu().double().numpy()
-            self._log_mass[rows] = mass - self._total[rows]
-        if self._top_count:
-            self._set_top_masked(rows, *top(logits, maxima, self._top_count), mass)
+    def _kept_mass(self, rows: Ints, masks: Tensor) -> Doubles:
+        """[n] the raw probability that masks [n, width] of 0 and -inf keep. Uses up the raw softmax."""
+        kept = self._workspace.rows("scratch", *self._raw.shape)
+        (kept,) = _take(rows, kept)
+        mass: Doubles = kept.add_(masks).relu_().sum(1).cpu().double().numpy()
+        return mass
+
+    def _note_mass(self, rows: Ints, is_masked: Bools, mass: Doubles, logits: Tensor) -> None:
+        """`logits` are those after the mask and before the adjustments."""
+        log_mass = np.minimum(np.log(mass), 0.0)
+        # Where hardly anything is kept, single precision has lost it.
+        lost = np.flatnonzero(~(mass > LEAST_MASS))
+        if lost.size:
+            (part,) = _take(lost, logits)
+            scratch = self._workspace.rows("scratch", *part.shape)
+            found = log_sum_exp(part, part.amax(1), scratch)
+            log_mass[lost] = found.cpu().double().numpy() - self._total[rows[lost]]
+        self._log_mass[rows] = np.where(is_masked, log_mass, 0.0)
 
     def _draw_whole(self, rows: Ints, logits: Tensor, maxima: Tensor, largest: Tensor) -> Ints:
         settings = DrawSettings.of(self._plan, rows)
@@ -171,16 +193,19 @@ class Sampling:
         return drawn
 
     def _weights(self, settings: DrawSettings, logits: Tensor, largest: Tensor) -> Tensor:
-        """``exp((logit - largest) / T)`` in the scratch buffer."""
-        temperature = torch.from_numpy(settings.temperature).to(logits.device).unsqueeze(1)
-        weights = self._workspace.rows("scratch", *logits.shape)
-        torch.sub(logits, largest.unsqueeze(1), out=weights)
-        return weights.div_(temperature).exp_()
+        """In proportion to ``exp(logit / T)``, sum 1, in the buffer "work-2"."""
+        scaled = self._workspace.rows("scratch", *logits.shape)
+        torch.sub(logits, largest.unsqueeze(1), out=scaled)
+        if (settings.temperature != 1).any():
+            scaled.div_(torch.from_numpy(settings.temperature).to(logits.device).unsqueeze(1))
+        # Not `exp`, which takes five times as long for -inf on many a CPU.
+        return torch.softmax(scaled, dim=1, out=self._workspace.rows("work-2", *logits.shape))
 
     def _draw_free(self, settings: DrawSettings, logits: Tensor, largest: Tensor) -> Ints:
         """Neither top-k nor top-p: from the whole distribution, or what min-p leaves of it."""
         weights = self._weights(settings, logits, largest)
-        self._apply_min_p(settings, weights)
+        if (settings.min_p > 0).any():
+            self._apply_min_p(settings, weights.div_(weights.amax(1, keepdim=True)))
         return inverse_cdf(weights, settings.uniform)
 
     def _draw_cut(self, settings: DrawSettings, logits: Tensor, maxima: Tensor) -> Ints:
@@ -188,7 +213,7 @@ class Sampling:
         largest = maxima.amax(1)
         total: Doubles | None = None
         if (settings.top_k == 0).any():
-            total = self._weights(settings, logits, largest).sum(1).cpu().double().numpy()
+            total = 1 / self._weights(settings, logits, largest).amax(1).cpu().double().numpy()
         count = max(FIRST_CANDIDATES, int(settings.top_k.max()))
         ids, values = top(logits, maxima, count)
         drawn, is_enough = draw(values, ids, settings, total)
@@ -201,7 +226,8 @@ class Sampling:
     def _draw_nucleus(self, settings: DrawSettings, logits: Tensor, largest: Tensor) -> Ints:
         """Top-p, without top-k, that keeps many tokens."""
         weights = self._weights(settings, logits, largest)
-        keep_nucleus(weights, settings.top_p, self._workspace.rows("work-2", *weights.shape))
+        weights.div_(weights.amax(1, keepdim=True))
+        keep_nucleus(weights, settings.top_p, self._workspace.rows("scratch", *weights.shape))
         self._apply_min_p(settings, weights)
         return inverse_cdf(weights, settings.uniform)
 

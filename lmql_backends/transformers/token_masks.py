@@ -9,6 +9,10 @@ from torch import Tensor
 
 from dcmodel.logits import Bools, Ints
 
+WORD = 32
+# Where fewer than one word in this many has a bit, only those words are unpacked.
+SPARSE = 4
+
 
 def few_of(vocab_size: int) -> int:
     """Rows with at most this many allowed tokens are drawn from those alone."""
@@ -23,20 +27,43 @@ def count_allowed(bitmask: NDArray[np.int32]) -> Ints:
 
 def allowed_ids(bitmask: NDArray[np.int32], vocab_size: int) -> tuple[Ints, Bools]:
     """The allowed ids of each row, ascending, ``[S, most]`` with `most` at least 1, and which are real."""
-    found = [set_bits(words, vocab_size) for words in bitmask]
-    counts = np.fromiter(map(len, found), dtype=np.int64, count=len(found))
-    padded = np.zeros((len(found), max(1, int(counts.max(initial=0)))), dtype=np.int64)
-    for row, ids in zip(padded, found, strict=True):
-        row[: len(ids)] = ids
-    return padded, np.arange(padded.shape[1]) < counts[:, None]
+    size, words = bitmask.shape
+    rows, ids = np.divmod(set_bits(bitmask.reshape(-1)), words * WORD)
+    if words * WORD > vocab_size:
+        inside = ids < vocab_size
+        rows, ids = rows[inside], ids[inside]
+    counts = np.bincount(rows, minlength=size)
+    is_real: Bools = np.arange(max(1, int(counts.max(initial=0)))) < counts[:, None]
+    padded = np.zeros(is_real.shape, dtype=np.int64)
+    padded[is_real] = ids
+    return padded, is_real
 
 
-def set_bits(words: NDArray[np.int32], limit: int) -> Ints:
-    """Where the bits of packed words are set, ascending and below `limit`."""
-    bits = np.unpackbits(words.view(np.uint8), count=limit, bitorder="little")
+def set_bits(words: NDArray[np.int32]) -> Ints:
+    """Where the bits of packed words are set, ascending."""
+    (used,) = (words != 0).nonzero()
+    if len(used) * SPARSE < len(words):
+        inside = _places(words[used])
+        places: Ints = used[inside >> 5] * WORD + (inside & 31)
+        return places
+    return _places(words)
+
+
+def _places(words: NDArray[np.int32]) -> Ints:
+    bits = np.unpackbits(words.view(np.uint8), bitorder="little")
     # Of booleans, numpy finds the true ones ten times as fast as of bytes those that are not 0.
-    places: Ints = np.flatnonzero(bits.view(np.bool_))
+    places: Ints = bits.view(np.bool_).nonzero()[0]
     return places
+
+
+def fitted(bitmask: NDArray[np.int32], width: int) -> NDArray[np.int32]:
+    """The masks with as many words as rows of `width` logits have; missing bits are 0."""
+    words = width // WORD
+    if bitmask.shape[1] == words:
+        return bitmask
+    result = np.zeros((bitmask.shape[0], words), dtype=np.int32)
+    result[:, : bitmask.shape[1]] = bitmask[:, :words]
+    return result
 
 
 class MaskAdder:
@@ -45,21 +72,18 @@ class MaskAdder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         allowed = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-        table = np.where(allowed, np.float32(0), np.float32(-np.inf))
-        self._table = torch.from_numpy(table).to(device)
+        self._rows = np.where(allowed, np.float32(0), np.float32(-np.inf))
         self._shifts = torch.arange(32, dtype=torch.int32, device=device)
 
     def fill(self, bitmask: NDArray[np.int32], is_masked: Bools, out: Tensor) -> None:
         """Write ``[S, width]`` numbers to add into `out`; -inf past the words of the masks."""
-        width = out.shape[1]
-        words = np.zeros((bitmask.shape[0], width // 32), dtype=np.int32)
-        shared = min(words.shape[1], bitmask.shape[1])
-        words[:, :shared] = bitmask[:, :shared]
-        words[~is_masked] = -1
+        words = fitted(bitmask, out.shape[1])
+        if not is_masked.all():
+            words = np.where(is_masked[:, None], words, np.int32(-1))
         if self._device.type == "cpu":
             # One table row of 8 numbers per byte: several times as fast as any shifting.
-            places = torch.from_numpy(words.view(np.uint8).astype(np.int32)).flatten()
-            torch.index_select(self._table, 0, places, out=out.view(-1, 8))
+            places = np.ascontiguousarray(words).view(np.uint8).reshape(-1).astype(np.intp)
+            np.take(self._rows, places, axis=0, out=out.numpy().reshape(-1, 8), mode="clip")
             return
         packed = torch.from_numpy(words).to(self._device, non_blocking=True)
         bits = (packed.unsqueeze(-1) >> self._shifts) & 1

@@ -308,6 +308,44 @@ def test_a_greedy_token_outside_the_likeliest_blocks_is_found():
     assert torch_rows(logits).sample(plan).token_ids.tolist() == [128 * 64, 128 * 63 + 5, 300]
 
 
+def test_a_greedy_token_is_found_where_the_first_allowed_ones_are_impossible():
+    logits = np.full((2, 25600), -np.inf, dtype=np.float32)
+    logits[0, 25598] = -7.0
+    allowed = np.ones(logits.shape, dtype=np.bool_)
+    plan = make_plan([0, 1], 25600, bitmask=pack(allowed), is_masked=np.ones(2, bool), want_logprobs=False)
+    # What is likeliest of all is not allowed, so that the row has to be searched.
+    logits[0, 5] = 1.0
+    plan.bitmask[0, 0] = ~np.int32(1 << 5)
+    found = torch_rows(logits).sample(plan)
+    assert found.token_ids.tolist() == [25598, -1]
+    assert found.has_choice.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("gap", [20.0, 80.0, 300.0])
+def test_a_wide_mask_may_keep_hardly_any_probability(gap, temperature):
+    rng = np.random.default_rng(9)
+    logits = rng.normal(0, 1, (3, 9000)).astype(np.float32)
+    logits[:, ::2] += gap
+    allowed = np.zeros(logits.shape, dtype=np.bool_)
+    allowed[:, 1::2] = True
+    plan = make_plan(
+        [0, 1, 2],
+        9000,
+        bitmask=pack(allowed),
+        is_masked=np.array([True, True, False]),
+        temperature=np.full(3, temperature, np.float32),
+        uniform=rng.random(3),
+        top_logprobs=3,
+    )
+    found, expected = torch_rows(logits).sample(plan), NumpyLogitRows(logits).sample(plan)
+    np.testing.assert_array_equal(found.token_ids, expected.token_ids)
+    np.testing.assert_allclose(found.log_mass, expected.log_mass, rtol=1e-5)
+    np.testing.assert_allclose(found.masked_logprob, expected.masked_logprob, atol=2e-4)
+    np.testing.assert_allclose(found.top_masked[1], expected.top_masked[1], atol=2e-4)
+    assert (found.log_mass <= 0).all()
+
+
 def test_sampling_leaves_logits_that_need_no_padding_as_they_are():
     rng = np.random.default_rng(8)
     logits = rng.normal(0, 3, (6, 1280)).astype(np.float32)
