@@ -1,0 +1,101 @@
+"""Strings of a canonical schema as an expression inside a terminal."""
+
+from __future__ import annotations
+
+import jsonschema_rs.canonical as forms
+from jsonschema_rs import CanonicalSchema
+
+from dcmodel.constraints.schema.canonical import resolve
+from dcmodel.constraints.schema.ecma import NotRegularError
+from dcmodel.constraints.schema.formats import PATTERNS, SILENT_FORMATS
+from dcmodel.constraints.schema.lark import LarkWriter
+from dcmodel.constraints.schema.strings import (
+    STRING,
+    length_terminal,
+    literal,
+    pattern_terminal,
+    plain_nodes,
+)
+
+MAX_LENGTH = 1_000_000
+
+
+def string_expression(view: forms.StringView, writer: LarkWriter, *, formats: bool) -> str:
+    """All strings of a view, or more where something is noted as loose."""
+    parts = [text for pattern in view.patterns if (text := pattern_expression(pattern, writer)) is not None]
+    parts += [
+        f"~{text}"
+        for pattern in view.excluded_patterns
+        if (text := pattern_expression(pattern, writer)) is not None
+    ]
+    parts += _formats(view, writer) if formats else []
+    low, high = view.min_length or 0, view.max_length
+    if low > MAX_LENGTH:
+        writer.note("minLength")
+        low = MAX_LENGTH
+    if high is not None and high > MAX_LENGTH:
+        writer.note("maxLength")
+        high = None
+    if low or high is not None:
+        parts.append(length_terminal(low, high))
+    if view.excluded:
+        parts.append(f"~({' | '.join(map(literal, view.excluded))})")
+    if view.content_media_types or view.content_encodings:
+        writer.note("contentEncoding")
+    if all(part.startswith("~") for part in parts):
+        parts.insert(0, STRING)
+    return " & ".join(parts)
+
+
+def pattern_expression(pattern: str, writer: LarkWriter) -> str | None:
+    """The strings in which a pattern is found; None, and noted as loose, where that cannot be said."""
+    try:
+        text = pattern_terminal(pattern)
+        for plain in plain_nodes(pattern):
+            writer.limit_pattern(plain)
+    except NotRegularError:
+        writer.note("pattern")
+        return None
+    return text
+
+
+def _formats(view: forms.StringView, writer: LarkWriter) -> list[str]:
+    parts = []
+    for name in view.formats:
+        if name in SILENT_FORMATS:
+            continue
+        form = PATTERNS.get(name)
+        if form is None:
+            writer.note("format")
+            continue
+        if not form.is_exact:
+            writer.note("format")
+        for pattern in form.patterns:
+            parts.append(pattern_terminal(pattern))
+        if form.longest is not None:
+            parts.append(length_terminal(0, form.longest))
+    if view.excluded_formats:
+        writer.note("format")
+    return parts
+
+
+def key_expression(node: CanonicalSchema | None, writer: LarkWriter, *, formats: bool) -> str:
+    """The keys that a schema of names admits (None: all), or more where something is noted as loose."""
+    if node is None:
+        return STRING
+    view = resolve(node).view()
+    match view:
+        case forms.TrueView():
+            return STRING
+        case forms.StringView():
+            return string_expression(view, writer, formats=formats)
+        case forms.ConstView(str(value)):
+            return literal(value)
+        case forms.EnumView(values):
+            return f"({' | '.join(literal(value) for value in values if isinstance(value, str))})"
+        case forms.AnyOfView(branches):
+            return f"({' | '.join(f'({key_expression(one, writer, formats=formats)})' for one in branches)})"
+        case forms.MultiTypeView(types) if "string" in types:
+            return STRING
+    writer.note("propertyNames")
+    return STRING
