@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +102,7 @@ class AhoCorasick:
         self.cells = self.table.reshape(-1).data
         self.first_match = int((~is_match).sum()) * self.width
         self.depth = trie.depth[order]
+        self._depths = self.depth.data
         self.fail = scaled[fail[order]]
         self.longest = longest[order]
         self.first, self.last = trie.first[order], trie.last[order]
@@ -133,13 +134,28 @@ class AhoCorasick:
 
     def held(self, state: int) -> int:
         """How many bytes at the end of the text may be the beginning of a phrase."""
-        return int(self.depth[state // self.width])
+        return self._depths[state // self.width]
 
     def following(self, state: int) -> int:
         """The bytes after which no phrase is complete, as 256 bits."""
         row = self.table[state // self.width]
         fine = row[np.frombuffer(self.classes, dtype=np.uint8)] < self.first_match
         return int.from_bytes(np.packbits(fine, bitorder="little").tobytes(), "little")
+
+
+MAX_KEPT_BYTES = 4096
+
+
+def automaton_of(phrases: tuple[str, ...]) -> AhoCorasick:
+    """The automaton of texts; small ones are kept, as the same few stop strings come with each request."""
+    if sum(map(len, phrases)) > MAX_KEPT_BYTES:
+        return AhoCorasick(phrase.encode() for phrase in phrases)
+    return _kept(phrases)
+
+
+@lru_cache(maxsize=128)
+def _kept(phrases: tuple[str, ...]) -> AhoCorasick:
+    return AhoCorasick(phrase.encode() for phrase in phrases)
 
 
 def _linked(trie: Trie) -> tuple[Ints, Ints, Ints]:

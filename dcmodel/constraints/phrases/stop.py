@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from dcmodel.constraint import CompiledConstraint, Constraint, MaskRow, Walker
 from dcmodel.constraints.checked_texts import checked_texts
-from dcmodel.constraints.phrases.aho_corasick import AhoCorasick
+from dcmodel.constraints.phrases.aho_corasick import AhoCorasick, automaton_of
 from dcmodel.constraints.plain import PlainMatcher, no_end_token, row_of
 from dcmodel.errors import InvalidConstraintError
 from dcmodel.mask import clear_tail, mask_words
@@ -36,7 +37,9 @@ class Stop(Constraint):
         return (self.kind, self.strings, self.include)
 
     def compile(self, tokenizer: Tokenizer) -> CompiledConstraint:
-        return CompiledStop(self.strings, tokenizer, self.include)
+        compiled = CompiledStop(self.strings, tokenizer, self.include)
+        compiled.row.flags.writeable = False  # made now, before the first step
+        return compiled
 
     def to_dict(self) -> Mapping[str, Any]:
         return {"kind": self.kind, "strings": list(self.strings), "include": self.include}
@@ -64,20 +67,25 @@ class CompiledStop(CompiledConstraint):
     """A `Stop` for one vocabulary."""
 
     def __init__(
-        self, strings: Iterable[str], tokenizer: Tokenizer, include: bool, *, any_token: bool = False
+        self, strings: tuple[str, ...], tokenizer: Tokenizer, include: bool, *, any_token: bool = False
     ) -> None:
-        self.automaton = AhoCorasick(string.encode() for string in strings)
+        self.automaton: AhoCorasick = automaton_of(strings)
         self.tokenizer = tokenizer
         self.tokens = tokenizer.all_token_bytes()
         self.special = tokenizer.special_token_ids
         self.include = include
         self.any_token = any_token
-        self.row = np.full(mask_words(tokenizer.vocab_size), -1, dtype=np.int32)
-        clear_tail(self.row, tokenizer.vocab_size)
-        if not any_token:
+
+    @cached_property
+    def row(self) -> MaskRow:
+        """The mask before a match. Not made where only stop strings are watched."""
+        row = np.full(mask_words(self.tokenizer.vocab_size), -1, dtype=np.int32)
+        clear_tail(row, self.tokenizer.vocab_size)
+        if not self.any_token:
             holes = (token_id for token_id, token in enumerate(self.tokens) if not token)
-            no_text = self.special.union(holes).difference(tokenizer.eos_token_ids)
-            self.row &= ~row_of(no_text, tokenizer.vocab_size)
+            no_text = self.special.union(holes).difference(self.tokenizer.eos_token_ids)
+            row &= ~row_of(no_text, self.tokenizer.vocab_size)
+        return row
 
     def matcher(self) -> StopMatcher:
         return StopMatcher(self)
