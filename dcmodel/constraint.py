@@ -100,6 +100,10 @@ class Matcher(ABC):
         """
         return False
 
+    def ways_out(self) -> list[int]:
+        """Where `is_exact` is False: some tokens that `advance` surely accepts; perhaps none are known."""
+        return []
+
     @property
     def sampling(self) -> Mapping[str, Any]:
         """Fields of `SamplingParams` that differ from the request's for the next token (in a template)."""

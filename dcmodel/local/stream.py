@@ -104,7 +104,7 @@ class LocalStream(GenerateStream):
         sequence = self._sequence
         if sequence is None:
             return self._error is not None
-        return sequence.prompt_length + self._read < sequence.ready or sequence.status is Status.FINISHED
+        return sequence.prompt_length + self._read < sequence.visible or sequence.status is Status.FINISHED
 
     def _has_ended(self) -> bool:
         return self._error is not None or (
@@ -120,7 +120,7 @@ class LocalStream(GenerateStream):
     def _next_step(self) -> TokenStep | None:
         """The next token that is ready, if any."""
         sequence = self._sequence
-        if sequence is None or sequence.prompt_length + self._read >= sequence.ready:
+        if sequence is None or sequence.prompt_length + self._read >= sequence.visible:
             return None
         place = self._read
         self._read += 1

@@ -123,6 +123,7 @@ class Scheduler:
         batch, active = self._plan()
         if active:
             self._step.run(batch, active)
+            self._restart(active)
         finished += self._retire()
         notify_loops([*(sequence for sequence in active if sequence.is_armed), *finished])
 
@@ -184,6 +185,15 @@ class Scheduler:
             self._kv.release(victim)
             victim.preempted()
             self._waiting.appendleft(victim)
+
+    def _restart(self, active: list[Sequence]) -> None:
+        """Sequences that took back tokens are computed again, but for what the prefix cache has."""
+        for sequence in active:
+            if sequence.must_restart and not sequence.is_complete:
+                self._running.remove(sequence)
+                self._kv.release(sequence)
+                sequence.preempted()
+                self._waiting.appendleft(sequence)
 
     def _retire(self) -> list[Sequence]:
         """Take out what is complete, failed or cancelled; its KV goes to the prefix cache."""

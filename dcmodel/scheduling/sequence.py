@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from dcmodel.constraint import Matcher
 from dcmodel.constraints import StopMatcher
-from dcmodel.errors import ConstraintRuntimeError, DcModelError
+from dcmodel.errors import ConstraintRuntimeError, DcModelError, DeadEndError
 from dcmodel.scheduling.adjustments import LogitAdjustments
 from dcmodel.scheduling.prefix_cache import Entry
 from dcmodel.types import FinishReason, SamplingParams
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 TopRow = tuple[list[int], list[float]]
 LogprobRecord = tuple[float, float, float, TopRow | None, TopRow | None]
 """raw_logprob, masked_logprob, log_mass, likeliest before and after the mask."""
+
+
+MAX_BACKTRACKS = 1_000
 
 
 class Status(Enum):
@@ -73,6 +77,13 @@ class Sequence:
 
         self.ready = self.prompt_length
         self.forced: list[bool] = []
+        self.banned: dict[int, set[int]] = {}
+        """By place in `token_ids`: tokens that led, or would lead, into a dead end."""
+        self.backtracks = 0
+        self.must_restart = False
+        """Tokens were taken back: what is computed no longer fits."""
+        self.holds_back = matcher is not None and matcher.may_dead_end
+        """Nothing is shown before the end, since it may be taken back."""
         self.records: list[LogprobRecord] = []
         """One per token of the output before `ready`, if log-probabilities are wanted."""
         self.ranks: list[int] = []
@@ -108,6 +119,17 @@ class Sequence:
         return self.entry.handle
 
     @property
+    def visible(self) -> int:
+        """How many tokens readers may see: those that are final."""
+        return self.prompt_length if self.holds_back and not self.is_complete else self.ready
+
+    @property
+    def sampling_now(self) -> SamplingParams:
+        """How the next token is drawn; a template may differ from the request."""
+        changes = self.matcher.sampling if self.matcher is not None else None
+        return replace(self.sampling, **changes) if changes else self.sampling
+
+    @property
     def output_length(self) -> int:
         return len(self.token_ids) - self.prompt_length
 
@@ -136,23 +158,63 @@ class Sequence:
 
     # -- transitions -------------------------------------------------------------------------------
 
-    def commit(self, token_id: int, record: LogprobRecord | None) -> None:
-        """Append a drawn token, then all that the constraint forces after it; end where it must."""
+    def commit(self, token_id: int, record: LogprobRecord | None) -> bool:
+        """Append a drawn token, then all that the constraint forces after it; end where it must.
+
+        False, and the token is banned here, where the constraint sees a dead end behind it.
+        """
+        if self.matcher is not None and not self._is_taken(token_id):
+            return False
         self._append(token_id, forced=False)
         ready = len(self.token_ids)
         if record is not None:
             self.records.append(record)
         if token_id in self.eos_token_ids:
-            if self.matcher is not None:
-                self.matcher.advance([token_id])
             self.ending = (FinishReason.STOP, "eos")
         else:
-            if self.matcher is not None and self.matcher.advance([token_id]) != 1:
-                raise ConstraintRuntimeError(f"the matcher refused token {token_id}, which its mask allowed.")
             self._end_or_go_on()
             self._append_forced()
         # Last, because readers in other threads take `ready` to mean that all the rest is in place.
         self.ready = ready if self.want_logprobs else len(self.token_ids)
+        return True
+
+    def _is_taken(self, token_id: int) -> bool:
+        assert self.matcher is not None
+        if self.matcher.advance([token_id]) == 1:
+            return True
+        if self.matcher.is_exact and not self.matcher.may_dead_end:
+            raise ConstraintRuntimeError(f"the matcher refused token {token_id}, which its mask allowed.")
+        self.banned.setdefault(len(self.token_ids), set()).add(token_id)
+        return False
+
+    def backtrack(self, error: DeadEndError) -> None:
+        """Take back the last token that was drawn, and what was forced after it, and ban it there.
+
+        Raises `error` where there is nothing to take back, or too much has been.
+        """
+        drawn = next((place for place in range(len(self.forced) - 1, -1, -1) if not self.forced[place]), None)
+        if self.matcher is None or not self.holds_back or drawn is None or self.backtracks == MAX_BACKTRACKS:
+            raise error
+        self.backtracks += 1
+        place = self.prompt_length + drawn
+        count = len(self.token_ids) - place
+        self.matcher.rollback(count)
+        if self.stop is not None:
+            self.stop.rollback(count)
+        self.banned = {where: tokens for where, tokens in self.banned.items() if where <= place}
+        self.banned.setdefault(place, set()).add(self.token_ids[place])
+        del self.token_ids[place:]
+        del self.forced[drawn:]
+        del self.records[drawn:]
+        del self.ranks[drawn:]
+        self.ready = min(self.ready, place)
+        self.adjustments = LogitAdjustments.for_request(
+            tuple(self.token_ids[: self.prompt_length]), self.sampling
+        )
+        if self.adjustments is not None:
+            for token_id in self.token_ids[self.prompt_length :]:
+                self.adjustments.add(token_id)
+        self.must_restart = True
 
     def score(self, record: LogprobRecord, rank: int) -> None:
         """Record the log-probabilities of the first given or forced token that has none yet."""
@@ -163,6 +225,7 @@ class Sequence:
     def preempted(self) -> None:
         """The KV was taken away: everything is to be computed again."""
         self.status = Status.WAITING
+        self.must_restart = False
         self.entry = None
         self.computed = 0
         self.prefill_length = self.end

@@ -18,12 +18,16 @@ from dcmodel.errors import (
     NonFiniteLogitsError,
 )
 from dcmodel.logits import Floats, Ints, LogitRows, SampledRows, SamplePlan, ScoredRows
+from dcmodel.mask import row_from_ids
 from dcmodel.scheduling.adjustments import bias_triples, repetition_triples
 from dcmodel.scheduling.mask_filler import Failures, MaskFiller
 from dcmodel.scheduling.randomness import SEED_MASK, uniforms
 from dcmodel.scheduling.sequence import LogprobRecord, Sequence, TopRow
 
 logger = logging.getLogger(__name__)
+
+MAX_DRAWS = 64
+"""How often another token is drawn at one place because of dead ends."""
 
 
 @dataclass(slots=True)
@@ -52,6 +56,7 @@ class Step:
         try:
             rows = self._engine.forward(batch)
             bitmask, failures = self._masks.finish(len(work.drawing))
+            _ban(work.drawing, bitmask)
             sampled = rows.sample(_sample_plan(work, bitmask)) if work.drawing else None
             scored = _score(rows, work) if work.scoring else None
         except Exception as error:
@@ -65,7 +70,9 @@ class Step:
         if scored is not None:
             _commit_scored(work, scored)
         if sampled is not None:
-            _commit_sampled(work, sampled, failures)
+            refused = _commit_sampled(work, sampled, failures)
+            if refused:
+                _draw_again(rows, work, bitmask, refused)
 
     def close(self) -> None:
         self._masks.close()
@@ -98,9 +105,51 @@ def _collect(batch: GenerateBatch, active: list[Sequence]) -> _Work:
     return work
 
 
-def _sample_plan(work: _Work, bitmask: NDArray[np.int32]) -> SamplePlan:
+def _ban(sequences: Seq[Sequence], bitmask: NDArray[np.int32]) -> None:
+    """Take out of the masks what is known to lead nowhere."""
+    for row, sequence in enumerate(sequences):
+        if sequence.banned:
+            for token_id in sequence.banned.get(len(sequence.token_ids), ()):
+                bitmask[row, token_id // 32] &= ~np.uint32(1 << token_id % 32).view(np.int32)
+
+
+def _draw_again(rows: LogitRows, work: _Work, bitmask: NDArray[np.int32], refused: list[int]) -> None:
+    """Draw other tokens where a constraint saw a dead end behind the one that was drawn.
+
+    Each time with a new random number, so that what comes out is distributed as the mask without the
+    dead ends would have it. After `MAX_DRAWS` only the way out that the matcher knows is left.
+    """
+    for attempt in range(1, MAX_DRAWS + 1):
+        again = _Work(
+            drawing=[work.drawing[row] for row in refused], draw_rows=[work.draw_rows[row] for row in refused]
+        )
+        bitmask = bitmask[refused]
+        _ban(again.drawing, bitmask)
+        if attempt == MAX_DRAWS:
+            _leave_ways_out(again.drawing, bitmask)
+        sampled = rows.sample(_sample_plan(again, bitmask, attempt))
+        refused = _commit_sampled(again, sampled, {})
+        work = again
+        if not refused:
+            return
+    for row in refused:
+        work.drawing[row].error = DeadEndError(
+            f"the constraint saw a dead end behind each of {MAX_DRAWS} tokens.",
+            remedy="Say it with one regex or grammar where that is possible.",
+        )
+
+
+def _leave_ways_out(sequences: Seq[Sequence], bitmask: NDArray[np.int32]) -> None:
+    for row, sequence in enumerate(sequences):
+        assert sequence.matcher is not None
+        ways_out = sequence.matcher.ways_out()
+        if ways_out:
+            row_from_ids(ways_out, bitmask.shape[1] * 32, bitmask[row])
+
+
+def _sample_plan(work: _Work, bitmask: NDArray[np.int32], attempt: int = 0) -> SamplePlan:
     sequences = work.drawing
-    params = [sequence.sampling for sequence in sequences]
+    params = [sequence.sampling_now for sequence in sequences]
     adjustments = [sequence.adjustments for sequence in sequences]
     temperature = np.array([item.temperature for item in params], dtype=np.float32)
     return SamplePlan(
@@ -111,7 +160,7 @@ def _sample_plan(work: _Work, bitmask: NDArray[np.int32]) -> SamplePlan:
         top_k=np.array([item.top_k for item in params], dtype=np.int64),
         top_p=np.array([item.top_p for item in params], dtype=np.float32),
         min_p=np.array([item.min_p for item in params], dtype=np.float32),
-        uniform=_uniform(sequences) if temperature.any() else np.zeros(len(sequences)),
+        uniform=_uniform(sequences, attempt) if temperature.any() else np.zeros(len(sequences)),
         repetition=repetition_triples(adjustments, params),
         bias=bias_triples(adjustments),
         want_logprobs=any(sequence.want_logprobs for sequence in sequences),
@@ -119,14 +168,17 @@ def _sample_plan(work: _Work, bitmask: NDArray[np.int32]) -> SamplePlan:
     )
 
 
-def _uniform(sequences: Seq[Sequence]) -> NDArray[np.float64]:
-    """Each row's random number follows from its seed and its place in the output alone."""
+def _uniform(sequences: Seq[Sequence], attempt: int) -> NDArray[np.float64]:
+    """Each row's random number follows from its seed, its place in the output, and how often it was drawn."""
     seeds = np.array([sequence.seed & SEED_MASK for sequence in sequences], dtype=np.uint64)
-    places = np.array([sequence.output_length for sequence in sequences], dtype=np.uint64)
+    tries = attempt << 32
+    places = np.array([sequence.output_length + tries for sequence in sequences], dtype=np.uint64)
     return uniforms(seeds, places)
 
 
-def _commit_sampled(work: _Work, sampled: SampledRows, failures: Failures) -> None:
+def _commit_sampled(work: _Work, sampled: SampledRows, failures: Failures) -> list[int]:
+    """Commit what was drawn; the places in `work` whose token the constraint refused."""
+    refused: list[int] = []
     token_ids, is_finite, has_choice = (
         sampled.token_ids.tolist(),
         sampled.is_finite.tolist(),
@@ -156,13 +208,27 @@ def _commit_sampled(work: _Work, sampled: SampledRows, failures: Failures) -> No
                     _top_row(sampled.top_raw, row, top),
                     _top_row(sampled.top_masked, row, top),
                 )
-            error = _commit(sequence, token_ids[row], record)
+            error = _commit(sequence, token_ids[row], record, refused, row)
+        if isinstance(error, DeadEndError):
+            error = _backtrack(sequence, error)
         sequence.error = error
+    return refused
 
 
-def _commit(sequence: Sequence, token_id: int, record: LogprobRecord | None) -> DcModelError | None:
+def _backtrack(sequence: Sequence, error: DeadEndError) -> DcModelError | None:
     try:
-        sequence.commit(token_id, record)
+        sequence.backtrack(error)
+    except DcModelError as failure:
+        return failure
+    return None
+
+
+def _commit(
+    sequence: Sequence, token_id: int, record: LogprobRecord | None, refused: list[int], row: int
+) -> DcModelError | None:
+    try:
+        if not sequence.commit(token_id, record):
+            refused.append(row)
     except DcModelError as error:
         return error
     except Exception as error:  # a plug-in's matcher may raise anything

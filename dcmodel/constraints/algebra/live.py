@@ -26,7 +26,7 @@ from dctokenizers import Tokenizer, TokenizerError
 
 FIRST_STEPS = 40_000
 """Moves of walkers that the first witness may cost (a second or less), and each later one."""
-NEXT_STEPS = 4_000
+NEXT_STEPS = 2_000
 OLD_WITNESS_STARTS = 12
 WITNESS_SHOWN = 24
 
@@ -231,18 +231,23 @@ class LiveMatcher(Matcher):
         A part that forces its text allows the usual tokens only, and the usual tokens of two parts may
         differ; `advance` accepts any.
         """
+        for token_id in self.ways_out():
+            row.view(np.uint32)[token_id // 32] |= np.uint32(1 << (token_id % 32))
+
+    def ways_out(self) -> list[int]:
         witness = self._states[-1].witness
-        if not witness or self._compiled.is_open:
-            return
+        if self._compiled.is_open or self._ends:
+            return []
+        if not witness:
+            return list(self._compiled.tokenizer.eos_token_ids)
         tokenizer = self._compiled.tokenizer
         text = witness[:WITNESS_SHOWN]
         while len(text) < len(witness) and text[-1:] > b"\x7f" and len(text) > WITNESS_SHOWN - 4:
             text = text[:-1]  # not in the middle of a character
         try:
-            token_id = tokenizer.encode_bytes(text)[0]
+            return tokenizer.encode_bytes(text)[:1]
         except TokenizerError:
-            return
-        row.view(np.uint32)[token_id // 32] |= np.uint32(1 << (token_id % 32))
+            return []
 
     # -- the witness -------------------------------------------------------------------------------
 
