@@ -61,3 +61,9 @@ def _char_width(char: str) -> int:
     if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def with_caret(message: str, source: str, position: int) -> str:
+    """An error's message, and below it the place in `source` that it speaks of."""
+    shown = "\n".join(f"    {line}" for line in point_at(source, position).splitlines())
+    return f"{message}\n{shown}\n"

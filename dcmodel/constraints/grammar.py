@@ -9,11 +9,13 @@ from typing import Any
 
 from lark import Lark, Tree
 from lark.exceptions import GrammarError
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLParserLimits
 
 from dcmodel.constraint import CompiledConstraint, Constraint
+from dcmodel.constraints.caret import line_and_column, with_caret
 from dcmodel.constraints.guard import COMPILE_SECONDS, within
-from dcmodel.constraints.lark_scan import scan_lark
+from dcmodel.constraints.lark import prepare_grammar
+from dcmodel.constraints.lark_scan import LarkScan, scan_lark
 from dcmodel.constraints.llg import LlgCompiled
 from dcmodel.constraints.llg_engine import (
     NO_FORCING,
@@ -22,14 +24,22 @@ from dcmodel.constraints.llg_engine import (
     first_mask_error,
     is_dead_end,
 )
+from dcmodel.constraints.llg_walker import byte_tokenizer
+from dcmodel.constraints.trial import TRIAL_SECONDS, check_in_child
 from dcmodel.errors import InvalidConstraintError, UnsatisfiableConstraintError, UnsupportedConstraintError
 from dctokenizers import Tokenizer
+
+SPECIAL_BYTE_TOKEN = 256
+"""A special token of the vocabulary of bytes."""
+QUICK = LLParserLimits(initial_lexer_fuel=10**6, step_lexer_fuel=10**6)
 
 
 class Grammar(Constraint):
     """The text is derived from ``start`` of a grammar in llguidance's dialect of Lark.
 
-    Terminals are matched greedily, as Lark's own dynamic lexer does. `parse` gives a `lark.Tree` where
+    Terminals are matched greedily, as Lark's own dynamic lexer does; where rules spell text out, they are
+    merged into terminals, inside which nothing is greedy. Alternatives that can never end, or match
+    nothing, are left out. `parse` gives a `lark.Tree` where
     the `lark` package can read the grammar too (`has_tree`), and the text where it cannot, or where
     it reads a text otherwise. A grammar in which a terminal may repeat one text for ever, or that
     holds what cannot be analysed (`&`, `~`, nested grammars), is compiled without forced tokens.
@@ -57,25 +67,16 @@ class Grammar(Constraint):
 
     def compile(self, tokenizer: Tokenizer) -> CompiledConstraint:
         scan = scan_lark(self.lark)
-        for name, position in scan.attributes:
-            raise _at(
-                UnsupportedConstraintError(
-                    f"the rule attribute `{name}` {_place(self.lark, position)} is not supported.",
-                    remedy="Use the request's max_tokens and stop, a bounded repeat, or `lazy` and `suffix`.",
-                    keyword=name,
-                ),
-                position,
-            )
-        for token in scan.specials:
-            self._check_special(token.text, token.position, tokenizer)
-        if re.search(r'"no_forcing"\s*:\s*false', self.lark):
-            raise UnsupportedConstraintError(
-                "the grammar sets `no_forcing` to false.",
-                remedy="Leave it out: text is forced where that is safe.",
-                keyword="no_forcing",
-            )
-        text = self.lark if scan.may_force else f"{self.lark}\n{NO_FORCING}\n"
-        return within(COMPILE_SECONDS, lambda: self._build(text, tokenizer, scan.may_force), what="grammar")
+        self._check(scan, tokenizer)
+        prepared = prepare_grammar(self.lark)
+        if not prepared.is_cheap:
+            trial = LLMatcher.grammar_from_lark(self._engine_text(prepared.text, plain=True))
+            check_in_child(trial, seconds=TRIAL_SECONDS)
+        if prepared.has_suspects:
+            prepared = prepare_grammar(self.lark, is_empty=is_empty_terminal)
+        text = self._engine_text(prepared.text)
+        forcing = NO_FORCING not in text
+        return within(COMPILE_SECONDS, lambda: self._build(text, tokenizer, forcing), what="grammar")
 
     def to_dict(self) -> Mapping[str, Any]:
         return {"kind": self.kind, "lark": self.lark}
@@ -89,16 +90,72 @@ class Grammar(Constraint):
             return tree
         return text
 
+    def _check(self, scan: LarkScan, tokenizer: Tokenizer) -> None:
+        """Refuse what would compile and not be exact."""
+        for name, position in scan.attributes:
+            raise self._error(
+                UnsupportedConstraintError,
+                f"the rule attribute `{name}` {{place}} is not supported.",
+                position,
+                remedy="Use the request's max_tokens and stop, a bounded repeat, or `lazy` and `suffix`.",
+                keyword=name,
+            )
+        for token in scan.specials:
+            self._check_special(token.text, token.position, tokenizer)
+        if re.search(r'"no_forcing"\s*:\s*false', self.lark):
+            raise UnsupportedConstraintError(
+                "the grammar sets `no_forcing` to false.",
+                remedy="Leave it out: text is forced where that is safe.",
+                keyword="no_forcing",
+            )
+
+    def _engine_text(self, text: str, *, plain: bool = False) -> str:
+        """The text for the engine, which forces text only where that surely ends.
+
+        With `plain`, another token stands for each special one, which a vocabulary of bytes has not.
+        """
+        scan = scan_lark(text)
+        if plain:
+            for token in reversed(scan.specials):
+                end = token.position + len(token.text)
+                text = f"{text[: token.position]}<[{SPECIAL_BYTE_TOKEN}]>{text[end:]}"
+        return text if scan.may_force else f"{text}\n{NO_FORCING}\n"
+
     def _build(self, text: str, tokenizer: Tokenizer, forcing: bool) -> LlgCompiled:
         grammar = LLMatcher.grammar_from_lark(text)
         engine = build_engine(grammar, tokenizer)
         if message := engine_error(engine):
-            raise self._refusal(message)
+            # The engine speaks of places in what it was given: it is asked about the original.
+            raise self._refusal(self._message(tokenizer) or message)
         if message := first_mask_error(engine, tokenizer):
             if is_dead_end(message):
                 raise UnsatisfiableConstraintError("no text matches the grammar.")
-            raise InvalidConstraintError(f"the grammar is too complex: {message}.")
+            raise InvalidConstraintError(
+                f"the grammar is too complex: {message}.",
+                remedy="Say it with fewer and longer terminals.",
+            )
         return LlgCompiled(engine, grammar, tokenizer, forcing=forcing)
+
+    def _message(self, tokenizer: Tokenizer) -> str:
+        return engine_error(build_engine(LLMatcher.grammar_from_lark(self.lark), tokenizer))
+
+    def _error(
+        self,
+        kind: type[InvalidConstraintError],
+        message: str,
+        position: int,
+        *,
+        remedy: str,
+        keyword: str = "",
+    ) -> InvalidConstraintError:
+        """An error about a place in the grammar; `{place}` in the message is its line and column."""
+        line, column = line_and_column(self.lark, position)
+        message = message.replace("{place}", f"at line {line} column {column}")
+        error = kind(with_caret(message, self.lark, position), remedy=remedy)
+        error.position = position
+        if isinstance(error, UnsupportedConstraintError):
+            error.keyword = keyword
+        return error
 
     def _refusal(self, message: str) -> InvalidConstraintError:
         found = re.match(r"(?:at )?(\d+)\((\d+)\): (.*)", message, re.DOTALL)
@@ -110,16 +167,19 @@ class Grammar(Constraint):
         position = _offset(self.lark, int(found[1]), int(found[2]))
         keyword = re.search(r'Unimplemented keys: \["([^"]*)|(look-around)|([^ ]+) not supported', reason)
         if keyword is not None:
-            error: InvalidConstraintError = UnsupportedConstraintError(
-                f"the grammar cannot be used {_place(self.lark, position)}: {reason}.",
+            return self._error(
+                UnsupportedConstraintError,
+                f"the grammar cannot be used {{place}}: {reason}.",
+                position,
+                remedy="",
                 keyword=keyword[1] or keyword[2] or keyword[3],
             )
-        else:
-            detail = self._lark_message()
-            error = InvalidConstraintError(
-                f"the grammar is wrong {_place(self.lark, position)}: {reason}.", remedy=detail
-            )
-        return _at(error, position)
+        return self._error(
+            InvalidConstraintError,
+            f"the grammar is wrong {{place}}: {reason}.",
+            position,
+            remedy=self._lark_message(),
+        )
 
     def _lark_message(self) -> str:
         """What the `lark` package says of the same text, where it sees an error in it."""
@@ -136,13 +196,12 @@ class Grammar(Constraint):
         ends = tokenizer.eos_token_ids
         names = {tokenizer.token_bytes(token_id).decode("utf-8", "replace") for token_id in ends}
         if text in names or (text.startswith("<[") and _covers(text, ends)):
-            raise _at(
-                UnsupportedConstraintError(
-                    f"the grammar names the end-of-sequence token as {text} {_place(self.lark, position)}.",
-                    remedy="Leave it out: the end is allowed wherever the grammar is complete.",
-                    keyword=text,
-                ),
+            raise self._error(
+                UnsupportedConstraintError,
+                f"the grammar names the end-of-sequence token as {text} {{place}}.",
                 position,
+                remedy="Leave it out: the end is allowed wherever the grammar is complete.",
+                keyword=text,
             )
 
     def _load_parsers(self) -> list[Lark]:
@@ -164,19 +223,19 @@ class Grammar(Constraint):
         return Lark(text, parser="earley", lexer=lexer)
 
 
-def _at(error: InvalidConstraintError, position: int) -> InvalidConstraintError:
-    error.position = position
-    return error
-
-
 def _offset(text: str, line: int, column: int) -> int:
     lines = text.split("\n")
     return min(sum(len(part) + 1 for part in lines[: line - 1]) + column - 1, len(text))
 
 
-def _place(text: str, position: int) -> str:
-    line = text.count("\n", 0, position) + 1
-    return f"at line {line} column {position - (text.rfind(chr(10), 0, position) + 1) + 1}"
+def is_empty_terminal(name: str, terminals: str) -> bool:
+    """Whether a terminal surely matches nothing; looked into only so far as that is quick."""
+    grammar = LLMatcher.grammar_from_lark(f"start: {name}\n{terminals}\n{NO_FORCING}\n")
+    engine = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=QUICK)
+    if engine.is_error():
+        return False
+    engine.compute_bitmask()
+    return is_dead_end(engine_error(engine))
 
 
 def _covers(ranges: str, token_ids: tuple[int, ...]) -> bool:

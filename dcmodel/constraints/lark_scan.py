@@ -40,6 +40,8 @@ TOKEN = re.compile(
 )
 BLOCKED_ATTRIBUTES = frozenset({"max_tokens", "stop", "stop_capture"})
 MAX_DEPTH = 60
+MAX_PARTS = 30_000
+"""Larger terminals, names in them written out, are not looked into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class LarkScan:
 
 def scan_lark(text: str) -> LarkScan:
     """Read a grammar."""
-    tokens = list(_tokens(text))
+    tokens = list(tokens_of(text))
     scan = LarkScan(specials=[token for token in tokens if token.kind == "special"])
     scan.attributes = list(_blocked_attributes(tokens))
     try:
@@ -80,7 +82,8 @@ class _UnknownError(Exception):
     """Something that this reader does not know."""
 
 
-def _tokens(text: str) -> Iterator[Token]:
+def tokens_of(text: str) -> Iterator[Token]:
+    """The pieces of the text, comments and spaces left out."""
     first = True
     for match in TOKEN.finditer(text):
         kind = match.lastgroup or ""
@@ -107,13 +110,19 @@ class _Terminals:
         self._definitions: dict[str, list[Token]] = {}
         self._roots: list[list[Token]] = []
         self._imported: set[str] = set()
-        for statement in _statements(tokens):
+        self._read_before: dict[str, tuple[Node, int]] = {}
+        for statement in statements(tokens):
             self._add(statement)
 
     def nodes(self) -> Iterator[Node]:
         """Every terminal."""
-        for root in [*self._definitions.values(), *self._roots]:
-            yield self._read(root, 0)
+        parts = 0
+        for root in [*([Token("name", name, 0, False)] for name in self._definitions), *self._roots]:
+            node, size = self._read(root, 0)
+            parts += size
+            if parts > MAX_PARTS:
+                raise _UnknownError
+            yield node
 
     def _add(self, statement: list[Token]) -> None:
         head = statement[0]
@@ -127,27 +136,30 @@ class _Terminals:
                 raise _UnknownError
         elif head.kind != "name" or colon is None:
             raise _UnknownError
-        elif _is_terminal(head.text):
+        elif is_terminal_name(head.text):
             self._definitions[head.text.lstrip("!?")] = statement[colon + 1 :]
         else:
             self._roots += [[token] for token in statement[colon + 1 :] if token.kind == "regex"]
 
-    def _read(self, tokens: list[Token], depth: int) -> Node:
+    def _read(self, tokens: list[Token], depth: int) -> tuple[Node, int]:
         if depth > MAX_DEPTH:
             raise _UnknownError
         reader = _Body(tokens, self, depth)
         node = reader.alternation()
         if reader.at < len(tokens):
             raise _UnknownError
-        return node
+        return node, reader.parts
 
-    def named(self, name: str, depth: int) -> Node:
-        """The terminal of a name; what is imported is one of Lark's own, which are harmless."""
-        if name in self._definitions:
-            return self._read(self._definitions[name], depth + 1)
-        if name in self._imported:
-            return WIDE
-        raise _UnknownError
+    def named(self, name: str, depth: int) -> tuple[Node, int]:
+        """The terminal of a name, and how many parts it has; what is imported is Lark's, and harmless."""
+        if name not in self._read_before:
+            if name in self._definitions:
+                self._read_before[name] = self._read(self._definitions[name], depth + 1)
+            elif name in self._imported:
+                return WIDE, 1
+            else:
+                raise _UnknownError
+        return self._read_before[name]
 
 
 class _Body:
@@ -158,6 +170,7 @@ class _Body:
         self.terminals = terminals
         self.depth = depth
         self.at = 0
+        self.parts = 0
 
     def alternation(self) -> Node:
         parts = [self.sequence()]
@@ -174,6 +187,9 @@ class _Body:
     def atom(self) -> Node:
         token = self.tokens[self.at]
         self.at += 1
+        self.parts += 1
+        if self.parts > MAX_PARTS:
+            raise _UnknownError
         if token.kind == "string":
             if self.take(".."):
                 self.at += 1
@@ -184,8 +200,10 @@ class _Body:
             if "x" in flags:
                 raise _UnknownError
             return parse_regex(body.replace("\\/", "/"))
-        if token.kind == "name" and _is_terminal(token.text):
-            return self.terminals.named(token.text, self.depth)
+        if token.kind == "name" and is_terminal_name(token.text):
+            node, parts = self.terminals.named(token.text, self.depth)
+            self.parts += parts
+            return node
         if token.text in ("(", "["):
             node = self.alternation()
             if not self.take(")" if token.text == "(" else "]"):
@@ -226,7 +244,8 @@ class _Body:
         return False
 
 
-def _statements(tokens: list[Token]) -> Iterator[list[Token]]:
+def statements(tokens: list[Token]) -> Iterator[list[Token]]:
+    """The definitions and directives, each of which begins a line."""
     statement: list[Token] = []
     for token in tokens:
         if token.first and statement and token.text != "|" and (token.kind in ("name", "directive")):
@@ -237,7 +256,8 @@ def _statements(tokens: list[Token]) -> Iterator[list[Token]]:
         yield statement
 
 
-def _is_terminal(name: str) -> bool:
+def is_terminal_name(name: str) -> bool:
+    """Whether it names a terminal, not a rule."""
     return name.upper() == name
 
 

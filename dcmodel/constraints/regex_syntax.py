@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dcmodel.constraints.char_class import class_chars, escape_chars
+from dcmodel.constraints.chars import ANY, Chars, ascii_count
 from dcmodel.errors import UnsupportedConstraintError
 
 MANY_ESCAPES = frozenset("dDwWsSP")
@@ -26,6 +28,8 @@ class OneOf:
     """A character out of a class: surely of several (`wide`), or who knows."""
 
     wide: bool
+    chars: Chars = ANY
+    """At least the characters that it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,8 @@ Node = Text | OneOf | Cat | Alt | Loop
 EMPTY = Text("")
 UNKNOWN = OneOf(wide=False)
 WIDE = OneOf(wide=True)
+ANCHOR = Loop(UNKNOWN, 0, 1)
+"""No text; like anything that cannot be told, it may force one."""
 
 
 class RegexSyntaxError(Exception):
@@ -125,7 +131,7 @@ class _Reader:
         if char == ".":
             return WIDE
         if char in "^$":
-            return UNKNOWN
+            return ANCHOR
         if char in "*+?{":
             raise RegexSyntaxError(self.pattern)
         return Text(char)
@@ -170,7 +176,7 @@ class _Reader:
         if char in MANY_ESCAPES:
             if char == "P":
                 self.property_name()
-            return WIDE
+            return OneOf(wide=True, chars=escape_chars(char))
         if char == "p":
             return OneOf(wide=self.property_name() in WIDE_PROPERTIES)
         if char in "xuU":
@@ -214,9 +220,11 @@ class _Reader:
                 depth -= 1
             self.at += 1
         body = self.pattern[start : self.at - 1]
-        if not plain or any(mark in body for mark in ("&&", "--", "~~")):
+        members = class_chars(body, negated=negated)
+        if members is None:
             return UNKNOWN
-        return OneOf(wide=_is_wide(body, negated))
+        is_wide = (plain and _is_wide(body, negated)) or ascii_count(members) > 1
+        return OneOf(wide=is_wide, chars=members)
 
     def take(self, mark: str) -> bool:
         if self.ahead(mark):

@@ -30,7 +30,7 @@ def run(grammar: str, tokenizer: llguidance.LLTokenizer) -> None:
     if engine.is_error():
         return
     engine.deep_copy().compute_bitmask()
-    engine.deep_copy().compute_ff_bytes()
+    engine.deep_copy().compute_ff_tokens()
     for seed in range(WALKS):
         walk(engine.deep_copy(), random.Random(seed))
 

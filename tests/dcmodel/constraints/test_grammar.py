@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
@@ -33,6 +34,7 @@ def test_a_wrong_grammar_is_an_error_with_line_and_column(small, lark, place, me
     line, column = place
     assert f"at line {line} column {column}" in caught.value.message
     assert caught.value.position == sum(len(part) + 1 for part in lark.split("\n")[: line - 1]) + column - 1
+    assert f"    {lark.split(chr(10))[line - 1]}\n    {' ' * (column - 1)}^" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -101,8 +103,41 @@ def test_a_grammar_that_forces_text_without_end_does_not_hang(small, masks, lark
 
 
 @pytest.mark.parametrize(
-    "lark", ['start: "a" start', 'start: s\ns: "ab" s', 'start: x{1000}\nx: y{1000}\ny: "a"{100}']
+    ("lark", "rule", "position"),
+    [
+        ('start: "a" start', "start", 0),
+        ('start: s\ns: "ab" s', "s", 9),
+        ('start: "(" start ")" | [x] y\nx: "x"\ny: x y x | y', "start", 0),
+        ('start: x+\nx: "x" y\ny: "y" x', "x", 10),
+    ],
 )
+def test_a_rule_that_never_ends_is_named(small, lark, rule, position):
+    with pytest.raises(UnsatisfiableConstraintError, match=f"the rule `{rule}` never ends") as caught:
+        Grammar(lark).compile(small)
+    assert caught.value.position == position
+
+
+def test_an_empty_terminal_is_named(small):
+    lark = 'start: "x" T\nT: A & /b../\nA: /a../'
+    with pytest.raises(UnsatisfiableConstraintError, match="the terminal `T` matches nothing") as caught:
+        Grammar(lark).compile(small)
+    assert "    T: A & /b../\n    ^" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "lark",
+    [
+        'start: ("x" T) | "y"\nT: /a[0-9]+/ & /b[0-9]+/',
+        'start: "x" endless | "y"\nendless: "a" endless',
+        'start: ("x" endless)? "y"\nendless: "a" other\nother: endless endless',
+    ],
+)
+def test_an_alternative_of_nothing_is_left_out(small, masks, lark):
+    matcher = Grammar(lark).compile(small).matcher()
+    assert masks(matcher, small) == {ord("y")}
+
+
+@pytest.mark.parametrize("lark", ['start: x{1000}\nx: y{1000}\ny: "a"{100}'])
 def test_rules_that_force_without_end_are_bounded_by_the_engine(small, masks, lark):
     begin = time.process_time()
     matcher = Grammar(lark).compile(small).matcher()
@@ -193,3 +228,45 @@ def test_what_takes_too_long_is_given_up(small, monkeypatch):
     with pytest.raises(KeyError):
         within(1, lambda: {}["x"], what="grammar")
     assert within(1, lambda: 5, what="grammar") == 5
+
+
+def test_a_rule_of_many_texts_is_no_matter(small):
+    """The engine itself gives up at 2,000 alternatives in a rule."""
+    options = " | ".join(f'"w{index}"' for index in range(3000))
+    matcher = Grammar(f'start: "<" option ">"\noption: {options}').compile(small).matcher()
+    text = small.encode("<w2999>")
+    assert matcher.advance(text) == len(text)
+    assert matcher.is_finished
+
+
+def test_a_spelled_grammar_keeps_its_tree(small):
+    grammar = Grammar('start: "(" number ")"\nnumber: digit+\ndigit: "1" | "2" | "3" | "4"')
+    matcher = grammar.compile(small).matcher()
+    assert matcher.advance(small.encode("(123)")) == len(small.encode("(123)"))
+    tree = grammar.parse("(123)")
+    assert [child.data for child in next(tree.find_data("number")).children] == ["digit"] * 3
+
+
+CHAIN = "start: r0\n" + "\n".join(f'r{index}: r{index + 1} "a"' for index in range(20_000)) + '\nr20000: "b"'
+BOMB = "start: R0\n" + "\n".join(f"R{index}: R{index + 1} R{index + 1}" for index in range(40)) + '\nR40: "b"'
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits are the system's")
+@pytest.mark.parametrize(
+    ("lark", "message"),
+    [
+        (CHAIN, "crash"),
+        (BOMB, r"took more than 0\.3 s"),
+        (BOMB.replace("start: R0", 'start: R0 <|tool|> "x"'), r"took more than 0\.3 s"),
+    ],
+    ids=["chain", "bomb", "bomb-with-a-special-token"],
+)
+def test_what_would_take_the_process_down_is_refused(small, monkeypatch, lark, message):
+    monkeypatch.setattr("dcmodel.constraints.grammar.TRIAL_SECONDS", 0.3)
+    with pytest.raises(InvalidConstraintError, match=message):
+        Grammar(lark).compile(small)
+
+
+def test_a_cheap_grammar_has_no_trial(small, monkeypatch):
+    monkeypatch.setattr("dcmodel.constraints.grammar.check_in_child", pytest.fail)
+    assert Grammar(ARITHMETIC).compile(small)

@@ -8,18 +8,18 @@ import random
 import pytest
 from llguidance import LLMatcher, LLParserLimits
 
-from dcmodel.constraints import Grammar, JsonSchema, Regex
+from dcmodel.constraints import JsonSchema, Regex
 from dcmodel.constraints.llg import LlgCompiled
 from dcmodel.constraints.llg_engine import build_engine
 from dcmodel.errors import ConstraintRuntimeError, DeadEndError
 
-DEAD_END = Grammar('start: ("x" T) | "y"\nT: /a[0-9]+/ & /b[0-9]+/')
+DEAD_END = LLMatcher.grammar_from_lark('start: ("x" T) | "y"\nT: /a[0-9]+/ & /b[0-9]+/')
 
 
 def test_a_dead_end_is_an_error_that_can_be_rolled_back(small, masks):
     import numpy as np
 
-    matcher = DEAD_END.compile(small).matcher()
+    matcher = LlgCompiled(build_engine(DEAD_END, small), DEAD_END, small).matcher()
     assert masks(matcher, small) == {ord("x"), ord("y")}
     assert matcher.advance([ord("x")]) == 1
     for _ in range(2):
