@@ -96,7 +96,8 @@ class JsonSchema(Constraint):
         Whole numbers too long for `int` become `Decimal`, numbers too large for `float` become
         infinite. Raises `ConstraintRuntimeError` for a text that the type, or Python, refuses.
         """
-        errors = (ValueError, RecursionError, *(self._type.errors if self._type else ()))
+        errors: tuple[type[Exception], ...] = (ValueError, RecursionError)
+        errors += self._type.errors if self._type else ()
         try:
             if self._type is not None:
                 return self._type.parse(text)

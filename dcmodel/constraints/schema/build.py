@@ -110,10 +110,13 @@ def plan_grammar(text: str, options: Options) -> Plan:
     formats = options.formats
     schema = read_schema(text)
     root = canonicalize(schema, formats=formats)
+    if schema is False:
+        raise UnsatisfiableConstraintError("no JSON value is valid under the schema `false`.")
     if is_empty(root):
         raise _unsatisfiable()
     writer = LarkWriter(options.whitespace)
-    values = ValueWriter(writer, KeyOrder(schema, options.key_order), formats=formats)
+    order = KeyOrder(schema, options.key_order)
+    values = ValueWriter(writer, order, formats=formats, draft=root.draft)
     grammar = LLMatcher.grammar_from_lark(writer.text(values.value(root)))
     if not writer.loose:
         return Plan("grammar", grammar, writer.may_force)

@@ -14,6 +14,7 @@ import jsonschema_rs
 from jsonschema_rs import CanonicalSchema, Validator
 from jsonschema_rs.canonical import CanonicalizationError, ReferenceView, Satisfiability
 
+from dcmodel.constraints.schema.ecma import NotRegularError, parse
 from dcmodel.constraints.schema.numbers import HugeNumberError, load_exact
 from dcmodel.errors import InvalidConstraintError, UnsupportedConstraintError
 
@@ -76,15 +77,35 @@ def refusal(error: Exception) -> InvalidConstraintError:
         if kind == "$ref" or "Resource" in error.message or "Pointer" in error.message:
             return _outside(error.message, pointer)
         if kind == "format" and error.message.endswith('"regex"'):
-            return InvalidConstraintError(f"the JSON schema is wrong at {pointer}: {error.message:.200}.")
+            said = f"`pattern` at {pointer} is no regex of ECMA 262: {error.message:.200}."
+            return InvalidConstraintError(f"the JSON schema is wrong: {said}")
         return InvalidConstraintError(
             f"the JSON schema is wrong at {pointer}: {error.message:.200}.",
             remedy=f"See what `{pointer.rpartition('/')[2]}` may be in JSON Schema.",
         )
     message = str(error)
-    if isinstance(error, jsonschema_rs.ReferencingError | _OutsideError) or "Resource" in message:
+    is_outside = isinstance(error, jsonschema_rs.ReferencingError | _OutsideError)
+    if is_outside or message.startswith(("Resource", "Pointer", "Anchor", "Unresolvable")):
         return _outside(message, "")
+    if message.startswith("invalid regular expression"):
+        return _pattern_refusal(message)
     return InvalidConstraintError(f"the JSON schema is wrong: {message:.200}.")
+
+
+def _pattern_refusal(message: str) -> InvalidConstraintError:
+    """Wrong, or only too large for the library."""
+    try:
+        parse(json.loads(message.partition(": ")[2]))
+    except (ValueError, NotRegularError) as error:
+        said = f" ({error})" if isinstance(error, NotRegularError) else ""
+        return InvalidConstraintError(
+            f"the JSON schema is wrong, because of `pattern`: {message:.200}{said}."
+        )
+    return UnsupportedConstraintError(
+        f"the JSON schema cannot be used, because of `pattern`: {message:.200} (too large).",
+        remedy="Use smaller repeats, or `maxLength`.",
+        keyword="pattern",
+    )
 
 
 def _outside(message: str, pointer: str) -> UnsupportedConstraintError:
@@ -149,8 +170,3 @@ def is_empty(node: CanonicalSchema) -> bool:
 def check_alone(node: CanonicalSchema, *, formats: bool) -> Validator:
     """A validator of a node of the canonical form, taken out of its document."""
     return make_validator(node.to_json_schema(), formats=formats)
-
-
-def dump(value: Any) -> str:
-    """JSON text of a value that may hold exact numbers."""
-    return json.dumps(value, ensure_ascii=False, default=float)

@@ -192,7 +192,7 @@ def _after(state: _State, check: SchemaWalker, text: bytes) -> _State | None:
 
 
 def _guesses(witness: bytes | None, check: SchemaWalker) -> Iterator[bytes]:
-    """Texts that may complete this one: what the last witness ended with, and what closes all that is open."""
+    """Texts that may complete this one: the last witness's end, and what closes all that is open."""
     if witness is not None:
         yield from (witness[start:] for start in range(min(len(witness), 8)))
     closing = check.closing()

@@ -34,6 +34,11 @@ class ConstantWriter:
                 texts.append(self.writer.terminal(" | ".join(group)))
         return texts + [self._composed(value) for value in values if isinstance(value, list | dict)]
 
+    def integers(self, values: Sequence[Any]) -> list[str]:
+        """Whole numbers that may not be written with a point."""
+        texts = "|".join(str(int(value)) for value in values)
+        return [self.writer.terminal(f"/(?:{texts})/")] if values else []
+
     def value(self, value: Any) -> str:
         """The name of a rule for one value."""
         return self.writer.rule(self.alternatives([value]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-MAX_REPEAT = 10_000
+MAX_REPEAT = 10**9
 MAX_ALTERNATIVES = 64
 
 Ranges = tuple[tuple[int, int], ...]

@@ -86,6 +86,7 @@ _POINTER = "(?:/(?:[^~/]|~[01])*)*"
 _A, _B = "[A-Za-z0-9]", "[A-Za-z0-9-]"
 # No two hyphens at the third place: such a label only looks like Punycode, or has to be decoded.
 _HOST_LABEL = f"{_A}(?:{_A}|{_B}{_A}|{_B}{_B}{_A}|{_B}(?:{_A}{_B}|-{_A}){_B}*{_A})?"
+_DOMAIN_LABEL = f"(?:{_HOST_LABEL}|[Xx][Nn]--{_B}*{_A})"
 
 
 def _leap_seconds() -> str:
@@ -109,8 +110,11 @@ PATTERNS: dict[str, Form] = {
     "time": Form((f"^{_ANY_TIME}$",)),
     "date-time": Form((f"^{_DATE}[Tt]{_ANY_TIME}$",)),
     "duration": Form((f"^P(?:[0-9]+W|{_OF_DATE}(?:{_OF_DAY})?|{_OF_DAY})$",)),
+    # What stands after xn-- has to be decoded.
     "hostname": Form(
-        (rf"^{_HOST_LABEL}(?:\.{_HOST_LABEL})*$", r"^[^.]{1,63}(?:\.[^.]{1,63})*$"), longest=253
+        (rf"^{_DOMAIN_LABEL}(?:\.{_DOMAIN_LABEL})*$", r"^[^.]{1,63}(?:\.[^.]{1,63})*$"),
+        longest=253,
+        is_exact=False,
     ),
     "idn-hostname": Form(("^[^.]{1,63}(?:[.\u3002\uff0e\uff61][^.]{1,63})*$",), is_exact=False),
     "email": Form(

@@ -95,7 +95,8 @@ def _any_order(
         f"{_pair(writer, member)} {rest}::set_bit({bit}) %if bit_clear({bit})"
         for bit, member in enumerate(named, base)
     ]
-    alternatives += [f"{_pair(writer, member)} {rest}::_" for member in (*unnumbered, *others)]
+    free: list[Member | Others] = [*unnumbered, *others]
+    alternatives += [f"{_pair(writer, member)} {rest}::_" for member in free]
     writer.set_rule(more, alternatives)
     ending = [f"is_ones([{base}:{base + required}])"] if required else []
     ending += [f"ge({COUNTER},{least - 1})"] if least else []
@@ -153,7 +154,7 @@ def _fixed_and_counted(
     room = f" %if lt({COUNTER},{most - 1})" if most is not None else ""
     heads = []
     for place, tail in enumerate(tails):
-        nexts = []
+        nexts: list[tuple[Member | Others, str]] = []
         for later in range(place, len(members)):
             nexts.append((members[later], tails[later + 1]))
             if members[later].is_required:

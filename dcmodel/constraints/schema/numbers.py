@@ -55,7 +55,8 @@ def _refuse(name: str) -> Any:
 def constant(value: Number) -> str:
     """The spellings of one number, as a terminal: 1 and 1.0, but not all exponents."""
     spellings = [f"{_digits(value)}"]
-    if "e" in (usual := repr(float(value)) if abs(value) < 1e300 else ""):
+    usual = repr(float(value)) if abs(Decimal(value).adjusted()) < 300 else ""
+    if "e" in usual:
         spellings.append(usual.replace("+", r"\+").replace(".", r"\."))
     return f"/(?:{'|'.join(spellings)})/"
 

@@ -22,7 +22,7 @@ class KeyOrder:
                 self._ranks.setdefault(key, len(self._ranks))
 
     def sort(self, members: Sequence[Member]) -> list[Member]:
-        """In the order of the list of properties that names most of them; of no order, required ones first."""
+        """As the list of properties that names most of them does; in any order, required ones first."""
         if self.order == "any":
             return sorted(members, key=lambda member: not member.is_required)
         names = {member.key for member in members}

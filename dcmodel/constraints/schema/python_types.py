@@ -24,7 +24,7 @@ class TypeSchema:
 
     schema: dict[str, Any]
     parse: Callable[[str], Any]
-    """A value from JSON text. Raises `ValueError`, or msgspec's `ValidationError`, for one that is not its."""
+    """A value of the type from JSON text. Raises `errors`."""
     errors: tuple[type[Exception], ...] = (ValueError,)
 
 

@@ -16,7 +16,9 @@ from urllib.parse import unquote
 from dcmodel.constraints.forced_text import MAX_RUN, forced_text
 from dcmodel.constraints.regex_syntax import RegexSyntaxError, parse_regex
 from dcmodel.constraints.schema.cases import exclude_each_other
+from dcmodel.constraints.schema.ecma import NotRegularError
 from dcmodel.constraints.schema.formats import FORMATS, SILENT_FORMATS
+from dcmodel.constraints.schema.strings import plain_pattern
 from dcmodel.errors import InvalidConstraintError, UnsupportedConstraintError
 
 Schema = dict[str, Any]
@@ -39,11 +41,13 @@ SHAPES: dict[str, type | tuple[type, ...]] = {
 }
 TEXTS = ("const", "enum", "properties", "required")
 EMPTY_DEPENDENCIES = ("dependentRequired", "dependentSchemas", "dependencies")
+OTHER_BASES = ("$anchor", "$dynamicAnchor", "$dynamicRef", "$recursiveRef")
 REWRITTEN = COUNTS.union(
     TEXTS,
     EMPTY_DEPENDENCIES,
     ("uniqueItems", "minContains", "maxContains", "if", "then", "else"),
     ("format", "oneOf", "pattern", "patternProperties"),
+    OTHER_BASES,
 )
 """Keywords that one of the steps below looks at."""
 # Written as \u escapes, which are switched off: a key could be spelled with them and miss its schema.
@@ -77,6 +81,8 @@ class _Rewriter:
         if not isinstance(schema, dict) or id(schema) in self.seen:
             return
         self.seen.add(id(schema))
+        if schema is not self.root and isinstance(schema.get("$id", schema.get("id")), str):
+            raise _unsupported("$id", "`$id` below the root is", "Leave it out.")
         for key, value in schema.items():
             if key in SHAPES and not isinstance(value, SHAPES[key]):
                 raise InvalidConstraintError(f"the JSON schema is wrong: `{key}` is {value!r:.60}.")
@@ -95,6 +101,8 @@ class _Rewriter:
 
     def rewrite(self, schema: Schema) -> None:
         """Rewrite this schema alone."""
+        _check_base(schema)
+        _say_patterns(schema)
         _make_counts_whole(schema)
         _check_text(schema)
         _drop_what_says_nothing(schema)
@@ -151,6 +159,24 @@ class _Rewriter:
                     return schema
             schema = target
         return schema
+
+
+def _check_base(schema: Schema) -> None:
+    for keyword in OTHER_BASES:
+        if keyword in schema:
+            raise _unsupported(keyword, f"`{keyword}` is", "Use `$ref` with a JSON pointer.")
+
+
+def _say_patterns(schema: Schema) -> None:
+    """Patterns are those of ECMA 262: digits are ASCII, and an anchor may stand in an alternative."""
+    try:
+        if "pattern" in schema:
+            schema["pattern"] = plain_pattern(schema["pattern"])
+        if "patternProperties" in schema:
+            named = schema["patternProperties"]
+            schema["patternProperties"] = {plain_pattern(name): inner for name, inner in named.items()}
+    except NotRegularError as error:
+        raise _unsupported("pattern", f"a pattern with {error} is", "Say it otherwise.") from None
 
 
 def _make_counts_whole(schema: Schema) -> None:

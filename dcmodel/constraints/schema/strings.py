@@ -29,7 +29,7 @@ def escaped(code: int) -> str:
 
 def literal(text: str) -> str:
     """A JSON string as a literal of Lark."""
-    return json.dumps(json.dumps(text, ensure_ascii=False), ensure_ascii=False)
+    return json.dumps(json.dumps(text, ensure_ascii=False))
 
 
 @lru_cache(maxsize=1024)

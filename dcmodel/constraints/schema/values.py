@@ -18,7 +18,15 @@ from dcmodel.constraints.schema.arrays import array_rules
 from dcmodel.constraints.schema.canonical import is_empty, meet, resolve
 from dcmodel.constraints.schema.constants import ConstantWriter
 from dcmodel.constraints.schema.lark import LarkWriter
-from dcmodel.constraints.schema.numbers import BROKEN, NUMBER, WHOLE, ZEROS, integer_leaf, number_leaf
+from dcmodel.constraints.schema.numbers import (
+    BROKEN,
+    INTEGER,
+    NUMBER,
+    WHOLE,
+    ZEROS,
+    integer_leaf,
+    number_leaf,
+)
 from dcmodel.constraints.schema.objects import object_rules
 from dcmodel.constraints.schema.order import KeyOrder
 from dcmodel.constraints.schema.texts import string_expression
@@ -40,7 +48,9 @@ Type = Literal["null", "boolean", "integer", "number", "string", "array", "objec
 class ValueWriter:
     """Writes rules for canonical schemas, each once."""
 
-    def __init__(self, writer: LarkWriter, order: KeyOrder, *, formats: bool) -> None:
+    def __init__(self, writer: LarkWriter, order: KeyOrder, *, formats: bool, draft: int) -> None:
+        # In draft 4 a number with a point is no integer, 1.0 neither.
+        self.is_strict = draft == 4
         self.writer = writer
         self.order = order
         self.formats = formats
@@ -89,7 +99,7 @@ class ValueWriter:
             case "boolean":
                 return ['"true"', '"false"']
             case "integer":
-                return [self.writer.terminal(WHOLE)]
+                return [self.writer.terminal(f"/{INTEGER}/" if self.is_strict else WHOLE)]
             case "number":
                 return [self.writer.terminal(NUMBER)]
             case "string":
@@ -116,7 +126,7 @@ class ValueWriter:
         """The alternatives of a schema, of all types or of one."""
         view = node.view()
         kind = TYPE_OF_VIEW.get(type(view))
-        if kind is not None and only not in (None, kind):
+        if kind is not None and not _may_be(kind, only):
             return []
         match view:
             case forms.FalseView():
@@ -135,7 +145,7 @@ class ValueWriter:
             case forms.IntegerView():
                 return self._integers(view)
             case forms.NumberView():
-                return self._numbers(view)
+                return self._numbers(view, only)
             case forms.ArrayView():
                 return array_rules(view, self)
             case forms.ObjectView():
@@ -144,6 +154,8 @@ class ValueWriter:
                 target = resolve(node)
                 return self._branch(target, only)
             case forms.TypedGroupView(type_name, body):
+                if {only, type_name} == {"number", "integer"}:
+                    return self.alternatives(body, "integer")
                 return [] if only not in (None, type_name) else self.alternatives(body, type_name)
             case forms.AnyOfView(branches):
                 return [text for branch in branches for text in self._branch(branch, only)]
@@ -163,13 +175,16 @@ class ValueWriter:
         return [name]
 
     def _types(self, types: Iterable[str], only: str | None) -> list[str]:
-        if only == "number" and "integer" in types:
-            return self.of_type("integer")
+        if only in ("number", "integer"):
+            is_any = "number" in types and only == "number"
+            return self.of_type("number" if is_any else "integer") if {"number", "integer"} & {*types} else []
         return [text for kind in types if only in (None, kind) for text in self.of_type(kind)]
 
     def _constants(self, values: list[Any], only: str | None) -> list[str]:
-        chosen = [value for value in values if only in (None, json_type(value))]
-        return self.constants.alternatives(chosen)
+        if only == "integer":
+            whole = [value for value in values if json_type(value) == "number" and value == int(value)]
+            return self.constants.integers(whole) if self.is_strict else self.constants.alternatives(whole)
+        return self.constants.alternatives([value for value in values if only in (None, json_type(value))])
 
     def _integers(self, view: forms.IntegerView) -> list[str]:
         leaf, is_exact = integer_leaf(view)
@@ -178,11 +193,13 @@ class ValueWriter:
         if leaf is None:
             return self.of_type("integer")
         name = self.writer.leaf(leaf)
-        return [name, f"{name} {self.writer.terminal(ZEROS)}"]
+        return [name] if self.is_strict else [name, f"{name} {self.writer.terminal(ZEROS)}"]
 
-    def _numbers(self, view: forms.NumberView) -> list[str]:
+    def _numbers(self, view: forms.NumberView, only: str | None) -> list[str]:
         leaf, is_exact = number_leaf(view)
-        if view.excludes_integers and leaf is None and not view.not_multiple_of and not view.multiple_of:
+        is_exact = is_exact and only != "integer"
+        is_plain = leaf is None and not view.not_multiple_of and not view.multiple_of
+        if view.excludes_integers and is_plain and only != "integer":
             return [self.writer.terminal(BROKEN)]
         if not is_exact:
             self.writer.note("multipleOf")
@@ -221,6 +238,10 @@ class ValueWriter:
 def _weight(node: CanonicalSchema) -> int:
     """How much a schema says, roughly."""
     return len(str(resolve(node).to_json_schema()))
+
+
+def _may_be(kind: str, only: str | None) -> bool:
+    return only is None or kind == only or (kind == "number" and only == "integer")
 
 
 def json_type(value: Any) -> str:

@@ -19,6 +19,7 @@ ANY = (1 << 256) - 1
 BLANK = frozenset(b" \t\n\r")
 SCALAR = frozenset(b"+-.0123456789eEtrufalsn")
 VALUE, SCALAR_VALUE, TEXT, ESCAPE, AFTER, KEY, KEY_TEXT, KEY_ESCAPE, COLON, DONE = range(10)
+IN_TEXT, IN_ESCAPE = frozenset((TEXT, KEY_TEXT)), frozenset((ESCAPE, KEY_ESCAPE))
 MAX_DEPTH = 200
 
 
@@ -103,7 +104,7 @@ class SchemaWalker(Walker):
 
     def step(self, byte: int) -> bool:
         state = self._state
-        if state == TEXT or state == KEY_TEXT:
+        if state in IN_TEXT:
             if byte == 0x22:
                 if not (self._end_value(1, byte) if state == TEXT else self._end_key(byte)):
                     return False
@@ -111,7 +112,7 @@ class SchemaWalker(Walker):
                 self._state = ESCAPE if state == TEXT else KEY_ESCAPE
             elif byte < 0x20:
                 return False
-        elif state == ESCAPE or state == KEY_ESCAPE:
+        elif state in IN_ESCAPE:
             self._state = TEXT if state == ESCAPE else KEY_TEXT
         elif not self._structure(state, byte):
             return False
