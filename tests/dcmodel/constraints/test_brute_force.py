@@ -8,6 +8,8 @@ import re
 import pytest
 
 from dcmodel.constraints import Choice, Grammar, JsonSchema, Regex, Stop, TokenSet
+from dcmodel.constraints.prefixes import PrefixOf
+from dcmodel.constraints.value_types import Type
 
 LETTERS = "abc"
 
@@ -41,6 +43,12 @@ FINITE = {
     "regex bounded": (Regex("a{1,3}b{0,2}c?"), matches("a{1,3}b{0,2}c?", LETTERS, 6)),
     "regex digits": (Regex("1?2?3"), {"3", "13", "23", "123"}),
     "regex of nothing": (Regex(""), {""}),
+    "prefix of": (
+        PrefixOf(["yes please", "yesyes", "éa", "aaab"], 2),
+        {t[:n] for t in ("yes please", "yesyes", "éa", "aaab") for n in range(2, 11)},
+    ),
+    "type int": (Type(int, minimum=-3, maximum=123), {str(n) for n in range(-3, 124)}),
+    "type bool": (Type(bool), {"true", "false", "True", "False"}),
     "grammar": (
         Grammar('start: "a" x "c" | "12" "3"?\nx: "b" | "ba" "a"'),
         {"abc", "abaac", "12", "123"},
