@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from dcmodel.errors import InvalidConstraintError
 
@@ -15,7 +15,7 @@ def checked_texts(texts: Iterable[str], *, what: str) -> tuple[str, ...]:
     """
     if isinstance(texts, str):
         texts = (texts,)
-    elif not isinstance(texts, Iterable):
+    elif not isinstance(texts, Iterable) or isinstance(texts, Mapping):
         raise InvalidConstraintError(f"the {what}s are {texts!r:.40}.", remedy="Give a list of texts.")
     found: dict[str, None] = {}
     for text in texts:

@@ -220,7 +220,9 @@ def test_without_an_end_token_the_masks_hold_text_alone(crowded, masks):
     assert masks(matcher, bare) == harmless(bare, ["ab"], b"")
 
 
-@pytest.mark.parametrize("phrases", [[], "", [""], ["a", ""], [1], 5, None, ["\ud800"], [b"a"]], ids=repr)
+@pytest.mark.parametrize(
+    "phrases", [[], "", [""], ["a", ""], [1], 5, None, ["\ud800"], [b"a"], {"a": 1}], ids=repr
+)
 def test_wrong_phrases_are_an_error(phrases):
     with pytest.raises(InvalidConstraintError):
         NotIn(phrases)
@@ -327,6 +329,7 @@ def test_stops_at_keeps_and_stops_before_drops(small):
 
 def test_tokens_that_begin_alike_stand_side_by_side(crowded):
     vocabulary = sorted_vocabulary(crowded)
+    assert vocabulary.tokens == sorted(token for token in crowded.all_token_bytes()[:-2])
     assert vocabulary is sorted_vocabulary(crowded.with_eos([]))
     for prefix in (b"a", b"ab", b"abababababab", b"\xc3", b"\xff", b"\xff\xff", b""):
         low, high = vocabulary.beginning_with(prefix)
