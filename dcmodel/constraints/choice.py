@@ -7,12 +7,15 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from dcmodel.constraint import CompiledConstraint, Constraint
+from dcmodel.constraints.choice_matcher import ChoiceCompiled
 from dcmodel.constraints.llg import LlgCompiled
 from dcmodel.constraints.llg_engine import NO_FORCING, build_engine, engine_error
 from dcmodel.errors import InvalidConstraintError
 from dctokenizers import Tokenizer
 
 MAX_FORCED_CHARACTERS = 10_000
+MAX_ENGINE_OPTIONS = 1_000
+"""More options have a matcher of their own, which is ready sooner and needs no automaton."""
 
 
 class Choice(Constraint):
@@ -41,6 +44,8 @@ class Choice(Constraint):
         return (self.kind, self.options)
 
     def compile(self, tokenizer: Tokenizer) -> CompiledConstraint:
+        if len(self.options) > MAX_ENGINE_OPTIONS:
+            return ChoiceCompiled(self.options, tokenizer)
         # One terminal: a rule dies at 2,000 alternatives, and a terminal is exact about prefixes.
         lines = ["start: OPTION", f"OPTION: {self.terminal()}"]
         forcing = max(map(len, self.options)) <= MAX_FORCED_CHARACTERS
