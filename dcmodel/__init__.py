@@ -16,7 +16,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dcmodel.backend import Backend, LoadedEngine, LoadOptions
     from dcmodel.constraint import Constraint
-    from dcmodel.constraints import Choice, Grammar, JsonSchema, MaskFunction, Regex, Stop, TokenSet
+    from dcmodel.constraints import (
+        Choice,
+        Grammar,
+        Hole,
+        JsonSchema,
+        Length,
+        MaskFunction,
+        NotIn,
+        PrefixOf,
+        Regex,
+        StartsWith,
+        Stop,
+        Template,
+        TokenSet,
+        Type,
+        Until,
+        stops_at,
+        stops_before,
+    )
     from dcmodel.errors import DcModelError
     from dcmodel.llm import LLM, AsyncTextStream, ChoiceResult, Scored, TextStream
     from dcmodel.mask import TokenMask
@@ -41,7 +59,11 @@ __version__ = "0.1.0"
 _MODULES = {
     "backend": ("Backend", "LoadOptions", "LoadedEngine"),
     "constraint": ("Constraint",),
-    "constraints": ("Choice", "Grammar", "JsonSchema", "MaskFunction", "Regex", "Stop", "TokenSet"),
+    "constraints": (
+        *("Choice", "Grammar", "Hole", "JsonSchema", "Length", "MaskFunction", "NotIn", "PrefixOf"),
+        *("Regex", "StartsWith", "Stop", "Template", "TokenSet", "Type", "Until"),
+        *("stops_at", "stops_before"),
+    ),
     "errors": ("DcModelError",),
     "llm": ("LLM", "AsyncTextStream", "ChoiceResult", "Scored", "TextStream"),
     "mask": ("TokenMask",),
@@ -78,25 +100,35 @@ __all__ = [
     "GenerateRequest",
     "GenerateStream",
     "Grammar",
+    "Hole",
     "JsonSchema",
+    "Length",
     "LoadOptions",
     "LoadedEngine",
     "MaskFunction",
     "ModelInfo",
+    "NotIn",
+    "PrefixOf",
     "Regex",
     "SamplingParams",
     "ScoreRequest",
     "ScoreResult",
     "Scored",
+    "StartsWith",
     "Stop",
+    "Template",
     "TextStream",
     "TokenLogprobs",
     "TokenMask",
     "TokenSet",
     "TokenStep",
     "TopLogprob",
+    "Type",
+    "Until",
     "Usage",
     "__version__",
+    "stops_at",
+    "stops_before",
 ]
 
 

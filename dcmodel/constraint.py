@@ -25,7 +25,9 @@ class Explanation:
     allowed: bool
     reason: str
     expected: tuple[str, ...] = ()
-    """Some texts that may come next, most telling first."""
+    """Some texts and classes of characters that may come next, most telling first."""
+    allowed_count: int = 0
+    """Tokens of the vocabulary that are allowed now."""
 
 
 class Matcher(ABC):
@@ -100,6 +102,11 @@ class Matcher(ABC):
         """
         return False
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether everything is allowed from here on: the caller may go on without the matcher."""
+        return False
+
     def ways_out(self) -> list[int]:
         """Where `is_exact` is False: some tokens that `advance` surely accepts; perhaps none are known."""
         return []
@@ -170,6 +177,11 @@ class Constraint(ABC):
     """A rule about text: immutable, hashable by `key`, and (mostly) serialisable."""
 
     kind: ClassVar[str]
+
+    @property
+    def is_about_tokens(self) -> bool:
+        """Whether it counts or names tokens, so that it makes no sense for a text by itself."""
+        return False
 
     @property
     @abstractmethod

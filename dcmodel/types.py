@@ -89,6 +89,11 @@ class GenerateRequest:
     """Report raw and masked log-probabilities and the mask's mass for each token."""
     top_logprobs: int = 0
     """How many likeliest tokens to report at each step, before and after the mask."""
+    healed: str = ""
+    """The end of the prompt's text, whose tokens were taken back (see `constraints.healing`): the output
+    begins with it, in tokens of the model's choice, and the text that is shown does not."""
+    canonical: bool = False
+    """Refuse tokens that the tokenizer itself would not put one after the other."""
     ignore_eos: bool = False
     """Go on past end-of-sequence tokens (benchmarks); not together with a constraint."""
 
@@ -102,6 +107,11 @@ class GenerateRequest:
         if self.ignore_eos and self.constraint is not None:
             raise InvalidRequestError(
                 "ignore_eos cannot go with a constraint.", remedy="A constraint decides where the text ends."
+            )
+        if self.healed and self.constraint is not None and self.constraint.is_about_tokens:
+            raise InvalidRequestError(
+                f"a healed prompt cannot go with a constraint about tokens ({self.constraint.kind}).",
+                remedy="Leave `healed` empty.",
             )
 
 
@@ -203,6 +213,8 @@ class Completion:
     forced: tuple[bool, ...]
     usage: Usage
     certificate: Certificate
+    healed: str = ""
+    """What the first tokens repeat of the prompt; not in `text`."""
     parsed: Any = None
     """The text as the constraint's value (JSON value, model instance, parse tree); None if incomplete."""
 

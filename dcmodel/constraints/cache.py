@@ -49,6 +49,16 @@ class ConstraintCache:
             raise error.with_traceback(None)
         return entry.result()
 
+    def peek(self, constraint: Constraint, tokenizer: Tokenizer) -> CompiledConstraint | None:
+        """The compiled form if it is there already; never waits and never compiles."""
+        key = (constraint.key, tokenizer.fingerprint, tokenizer.eos_token_ids)
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None or not entry.done() or entry.exception() is not None:
+                return None
+            self._entries.move_to_end(key)
+        return entry.result()
+
     def clear(self) -> None:
         """Forget everything; matchers that exist go on."""
         with self._lock:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import difflib
+import functools
 import inspect
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, TypeVar
 
 from dcmodel.constraint import Constraint
+from dcmodel.constraints.healing import heal
 from dcmodel.errors import InvalidRequestError
+from dcmodel.llm.prompts import Prompt, prompt_ids
 from dcmodel.types import GenerateRequest, SamplingParams
+from dctokenizers import Tokenizer
 
 F = TypeVar("F", bound=Callable[..., Any])
 MaskCallable = Callable[[tuple[int, ...]], Any]
@@ -21,15 +27,19 @@ class GenerateOptions(TypedDict, total=False):
     """Options of one generation; defaults are those of `SamplingParams` and `GenerateRequest`."""
 
     constraint: Constraint | None
-    """Any constraint. The next five are short forms of common ones; give one of the six at most."""
+    """Any constraint. The next seven are short forms of common ones; of several given, all must hold."""
     regex: str | None
     """The text matches this regular expression."""
-    json_schema: str | Mapping[str, Any] | bool | type | None
+    json_schema: str | Mapping[str, Any] | bool | builtins.type | None
     """The text is JSON for this schema: a dict, its JSON text, or a pydantic model class."""
     grammar: str | None
     """The text is in the language of this Lark grammar."""
     choices: Sequence[str] | None
     """The text is one of these."""
+    type: builtins.type | str | None
+    """The text is a value of this type: int, float, bool, datetime.date, ..., or "email" and the like."""
+    not_in: str | Sequence[str] | None
+    """None of these phrases appears in the text."""
     mask: MaskCallable | None
     """A function of yours that gives the allowed tokens at each step."""
     stop: str | Sequence[str]
@@ -47,39 +57,70 @@ class GenerateOptions(TypedDict, total=False):
     """In a batch, prompt number i is sampled with ``seed + i``."""
     logprobs: bool
     top_logprobs: int
+    heal: bool
+    """Take back the last tokens of a text prompt that could be the beginning of a longer token, so that
+    the model may go on as if the prompt had not ended there. Off for prompts of token ids."""
+    canonical: bool
+    """Only tokens that the tokenizer itself would put one after the other."""
 
 
-SHORT_FORMS = ("regex", "json_schema", "grammar", "choices", "mask")
+SHORT_FORMS = ("regex", "json_schema", "grammar", "choices", "type", "not_in", "mask")
 SAMPLING = tuple(item.name for item in dataclasses.fields(SamplingParams))
-REQUEST = ("include_stop", "max_tokens", "logprobs", "top_logprobs")
+REQUEST = ("include_stop", "max_tokens", "logprobs", "top_logprobs", "canonical")
 
 
-def request_template(options: GenerateOptions) -> GenerateRequest:
-    """Check all options and put them into a request whose prompt is still to be filled in."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class RequestTemplate:
+    """Checked options; a prompt makes a request of them."""
+
+    request: GenerateRequest
+    """With a prompt that stands for nothing."""
+    heal: bool
+
+    def fill(self, tokenizer: Tokenizer, prompt: Prompt, index: int) -> GenerateRequest:
+        """The request of prompt number `index` of a batch."""
+        request = self.request
+        token_ids = prompt_ids(tokenizer, prompt)
+        healed, count = "", len(token_ids)
+        constraint = request.constraint
+        is_about_text = constraint is None or not constraint.is_about_tokens
+        if self.heal and isinstance(prompt, str) and is_about_text:
+            token_ids, healed = heal(tokenizer, token_ids)
+        sampling = request.sampling
+        if sampling.seed is not None and index:
+            sampling = dataclasses.replace(sampling, seed=sampling.seed + index)
+        return dataclasses.replace(
+            request,
+            prompt_ids=token_ids,
+            healed=healed,
+            # The tokens that come again are not taken from what was asked for.
+            max_tokens=request.max_tokens + count - len(token_ids),
+            sampling=sampling,
+        )
+
+
+def request_template(options: GenerateOptions) -> RequestTemplate:
+    """Check all options; the prompt is still to be filled in."""
     given: dict[str, Any] = dict(options)
     _check_names(given)
     sampling = {name: given[name] for name in SAMPLING if name in given}
     if sampling.get("logit_bias") is None:
         sampling.pop("logit_bias", None)
     stop = given.get("stop") or ()
-    return GenerateRequest(
+    heal_prompt = given.get("heal", True)
+    if not isinstance(heal_prompt, bool):
+        raise InvalidRequestError(f"heal is {heal_prompt!r:.40}.", remedy="Give True or False.")
+    request = GenerateRequest(
         prompt_ids=PLACEHOLDER,
         sampling=SamplingParams(**sampling),
         constraint=_constraint(given),
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         **{name: given[name] for name in REQUEST if name in given},
     )
+    return RequestTemplate(request, heal_prompt)
 
 
 PLACEHOLDER = (0,)
-
-
-def fill_template(template: GenerateRequest, prompt_ids: tuple[int, ...], index: int) -> GenerateRequest:
-    """The request of prompt number `index` of a batch."""
-    sampling = template.sampling
-    if sampling.seed is not None and index:
-        sampling = dataclasses.replace(sampling, seed=sampling.seed + index)
-    return dataclasses.replace(template, prompt_ids=prompt_ids, sampling=sampling)
 
 
 def with_explicit_options(method: F) -> F:
@@ -103,7 +144,8 @@ def option_defaults() -> dict[str, Any]:
     """The default of each option."""
     fields = (*dataclasses.fields(SamplingParams), *dataclasses.fields(GenerateRequest))
     declared = {item.name: item.default for item in fields}
-    return {name: declared.get(name) for name in GenerateOptions.__annotations__} | {"logit_bias": None}
+    defaults = {name: declared.get(name) for name in GenerateOptions.__annotations__}
+    return defaults | {"logit_bias": None, "heal": True}
 
 
 def _check_names(given: Mapping[str, Any]) -> None:
@@ -118,20 +160,20 @@ def _constraint(given: Mapping[str, Any]) -> Constraint | None:
     named = [name for name in ("constraint", *SHORT_FORMS) if given.get(name) is not None]
     if not named:
         return None
-    if len(named) > 1:
-        raise InvalidRequestError(
-            f"{' and '.join(named)} were given together.", remedy="Give one constraint per request."
-        )
-    name = named[0]
-    value = given[name]
-    if name != "constraint":
-        return constraint_from(name, value)
-    if not isinstance(value, Constraint):
-        raise InvalidRequestError(
-            f"constraint is a {type(value).__name__}, not a Constraint.",
-            remedy="Use dcmodel.Regex(...), JsonSchema(...) and the like, or regex=, json_schema= …",
-        )
-    return value
+    rules = [
+        _checked(given[name]) if name == "constraint" else constraint_from(name, given[name])
+        for name in named
+    ]
+    return functools.reduce(operator.and_, rules)
+
+
+def _checked(value: object) -> Constraint:
+    if isinstance(value, Constraint):
+        return value
+    raise InvalidRequestError(
+        f"constraint is a {value.__class__.__name__}, not a Constraint.",
+        remedy="Use dcmodel.Regex(...), JsonSchema(...) and the like, or regex=, json_schema= …",
+    )
 
 
 def constraint_from(form: str, value: Any) -> Constraint:
@@ -147,5 +189,9 @@ def constraint_from(form: str, value: Any) -> Constraint:
             return constraints.Grammar(value)
         case "choices":
             return constraints.Choice(value)
+        case "type":
+            return constraints.Type(value)
+        case "not_in":
+            return constraints.NotIn(value)
         case _:
             return constraints.MaskFunction(value)

@@ -8,30 +8,29 @@ from functools import partial
 
 from dcmodel.errors import InvalidRequestError
 from dcmodel.llm.batches import raise_first, run_batch
-from dcmodel.llm.options import fill_template
+from dcmodel.llm.options import RequestTemplate
 from dcmodel.llm.prompts import (
     Continuations,
     Prompt,
     Prompts,
     check_texts,
     continuations_per_prompt,
-    prompt_ids,
     scoring_request,
     split_prompts,
 )
 from dcmodel.llm.results import ChoiceResult, Normalizer, Scored, distribution, scored
 from dcmodel.model import DcModel, GenerateStream
-from dcmodel.types import Completion, GenerateRequest
+from dcmodel.types import Completion
 
 
-def start(model: DcModel, template: GenerateRequest, prompt: Prompt, index: int = 0) -> GenerateStream:
+def start(model: DcModel, template: RequestTemplate, prompt: Prompt, index: int = 0) -> GenerateStream:
     """Start the request of prompt number `index`; call it inside a running event loop."""
-    return model.generate(fill_template(template, prompt_ids(model.tokenizer, prompt), index))
+    return model.generate(template.fill(model.tokenizer, prompt, index))
 
 
 async def generate_all(
     model: DcModel,
-    template: GenerateRequest,
+    template: RequestTemplate,
     prompts: Prompt | Prompts,
     progress: bool | None,
     return_exceptions: bool,
@@ -71,7 +70,7 @@ async def choose_all(
     return raise_first(await run_batch(jobs, progress=progress)) if is_batch else await jobs[0]()
 
 
-async def _complete(model: DcModel, template: GenerateRequest, prompt: Prompt, index: int) -> Completion:
+async def _complete(model: DcModel, template: RequestTemplate, prompt: Prompt, index: int) -> Completion:
     stream = start(model, template, prompt, index)
     try:
         return await stream.completion()

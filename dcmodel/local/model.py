@@ -11,7 +11,9 @@ import numpy as np
 
 from dcmodel.backend import LoadedEngine
 from dcmodel.constraints import ConstraintCache, watch_stops
+from dcmodel.constraints.mask_function import caller_loop
 from dcmodel.errors import ContextLengthError, DcModelError
+from dcmodel.local.matching import MatcherMaker
 from dcmodel.local.stream import LocalStream
 from dcmodel.mask import check_token_ids
 from dcmodel.model import DcModel
@@ -27,7 +29,8 @@ from dcmodel.types import (
     Usage,
 )
 
-COMPILE_WORKERS = 2
+# Compiling runs outside the interpreter's lock: one rule that takes long holds up no other.
+COMPILE_WORKERS = 16
 
 
 class LocalDcModel(DcModel):
@@ -38,7 +41,7 @@ class LocalDcModel(DcModel):
         self.tokenizer = loaded.tokenizer
         self._vocab_size = loaded.engine.capabilities.vocab_size
         self._max_positions = loaded.engine.capabilities.max_positions
-        self._constraints = constraints or ConstraintCache()
+        self._matchers = MatcherMaker(self.tokenizer, constraints or ConstraintCache())
         self._compilers = ThreadPoolExecutor(COMPILE_WORKERS, thread_name_prefix="dcmodel-compile")
         self._scheduler = Scheduler(loaded.engine, self.tokenizer.vocab_size)
 
@@ -46,8 +49,8 @@ class LocalDcModel(DcModel):
         self._check_prompt(request.prompt_ids)
         self._check_ids(tuple(request.sampling.logit_bias), "logit_bias token id")
         stream = LocalStream(request, self.tokenizer, self._scheduler)
-        if request.constraint is None:
-            stream.start(self._sequence(request))
+        if self._matchers.is_ready(request):
+            self._start(stream, request)
         else:
             self._compile_and_start(stream, request)
         return stream
@@ -82,7 +85,7 @@ class LocalDcModel(DcModel):
     def _compile_and_start(self, stream: LocalStream, request: GenerateRequest) -> None:
         """Compiling never blocks the caller's loop nor a running batch."""
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._compilers, functools.partial(self._sequence, request))
+        future = loop.run_in_executor(self._compilers, functools.partial(self._sequence, request, loop))
 
         def start(done: asyncio.Future[Sequence]) -> None:
             error = done.exception() if not done.cancelled() else asyncio.CancelledError()
@@ -95,13 +98,21 @@ class LocalDcModel(DcModel):
 
         future.add_done_callback(start)
 
-    def _sequence(self, request: GenerateRequest) -> Sequence:
+    def _start(self, stream: LocalStream, request: GenerateRequest) -> None:
+        try:
+            sequence = self._sequence(request, asyncio.get_running_loop())
+        except DcModelError as error:
+            stream.fail(error)
+        else:
+            stream.start(sequence)
+
+    def _sequence(self, request: GenerateRequest, loop: asyncio.AbstractEventLoop) -> Sequence:
+        caller_loop.set(loop)
         limit = len(request.prompt_ids) + request.max_tokens
-        constraint = request.constraint
-        matcher = None if constraint is None else self._constraints.get(constraint, self.tokenizer).matcher()
         stop = None
         if request.stop:
-            stop = watch_stops(request.stop, self.tokenizer, include=request.include_stop)
+            skip = len(request.healed.encode())
+            stop = watch_stops(request.stop, self.tokenizer, include=request.include_stop, skip=skip)
         return Sequence(
             request.prompt_ids,
             sampling=request.sampling,
@@ -109,7 +120,7 @@ class LocalDcModel(DcModel):
             limit=min(limit, self._max_positions),
             limit_reason="max_tokens" if limit <= self._max_positions else "context",
             eos_token_ids=frozenset() if request.ignore_eos else frozenset(self.tokenizer.eos_token_ids),
-            matcher=matcher,
+            matcher=self._matchers.matcher(request),
             stop=stop,
             want_logprobs=request.logprobs or request.top_logprobs > 0,
             top_logprobs=request.top_logprobs,

@@ -37,7 +37,7 @@ class LocalStream(GenerateStream):
         self._cancelled = False
         self._is_streaming = False
         self._read = 0
-        self._text = TextAssembler(tokenizer)
+        self._text = TextAssembler(tokenizer, skip=len(request.healed.encode()))
         self._parts: list[str] = []
         self._result: Completion | None = None
 
@@ -169,6 +169,7 @@ class LocalStream(GenerateStream):
                 forced_tokens=sum(forced),
             ),
             certificate=Certificate(valid=valid if request.constraint is not None else None, exact=True),
+            healed=request.healed,
             parsed=parsed,
         )
 
@@ -180,7 +181,7 @@ class LocalStream(GenerateStream):
         if sequence.stop is None or sequence.stop.matched is None:
             return matcher.is_accepting
         matcher.rollback(sequence.output_length)
-        cut = self._tokenizer.encode(text)
+        cut = self._tokenizer.encode(self._request.healed + text)
         return matcher.advance(cut) == len(cut) and matcher.is_accepting
 
 

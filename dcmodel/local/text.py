@@ -10,8 +10,10 @@ from dctokenizers import Tokenizer
 class TextAssembler:
     """Bytes go in token by token; what may be shown comes out as text."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, skip: int = 0) -> None:
+        """`skip`: how many bytes at the beginning are not shown."""
         self._tokenizer = tokenizer
+        self._skip = skip
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = bytearray()
         self._released = 0
@@ -33,4 +35,6 @@ class TextAssembler:
         data = bytes(self._held[: max(count, 0)])
         del self._held[: len(data)]
         self._released += len(data)
+        if self._skip:
+            data, self._skip = data[self._skip :], max(self._skip - len(data), 0)
         return self._decoder.decode(data, final)

@@ -79,6 +79,8 @@ class Sequence:
         self.forced: list[bool] = []
         self.banned: dict[int, set[int]] = {}
         """By place in `token_ids`: tokens that led, or would lead, into a dead end."""
+        self.is_cornered = False
+        """Here, all that the mask allowed was refused: only the matcher's ways out are left."""
         self.backtracks = 0
         self.must_restart = False
         """Tokens were taken back: what is computed no longer fits."""
@@ -165,6 +167,7 @@ class Sequence:
         """
         if self.matcher is not None and not self._is_taken(token_id):
             return False
+        self.is_cornered = False
         self._append(token_id, forced=False)
         ready = len(self.token_ids)
         if record is not None:
@@ -174,9 +177,18 @@ class Sequence:
         else:
             self._end_or_go_on()
             self._append_forced()
+            if self.matcher is not None and self.matcher.is_spent:
+                self.matcher = None
         # Last, because readers in other threads take `ready` to mean that all the rest is in place.
         self.ready = ready if self.want_logprobs else len(self.token_ids)
         return True
+
+    def corner(self) -> bool:
+        """All that the mask allowed is banned: whether the matcher may know a way out that was not tried."""
+        if self.is_cornered or self.matcher is None or self.matcher.is_exact:
+            return False
+        self.is_cornered = len(self.token_ids) in self.banned
+        return self.is_cornered
 
     def _is_taken(self, token_id: int) -> bool:
         assert self.matcher is not None
@@ -196,6 +208,7 @@ class Sequence:
         if self.matcher is None or not self.holds_back or drawn is None or self.backtracks == MAX_BACKTRACKS:
             raise error
         self.backtracks += 1
+        self.is_cornered = False
         place = self.prompt_length + drawn
         count = len(self.token_ids) - place
         self.matcher.rollback(count)

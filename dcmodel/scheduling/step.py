@@ -125,8 +125,9 @@ def _draw_again(rows: LogitRows, work: _Work, bitmask: NDArray[np.int32], refuse
         )
         bitmask = bitmask[refused]
         _ban(again.drawing, bitmask)
-        if attempt == MAX_DRAWS:
-            _leave_ways_out(again.drawing, bitmask)
+        for row, sequence in enumerate(again.drawing):
+            if sequence.is_cornered or attempt == MAX_DRAWS:
+                _leave_ways_out(sequence, bitmask[row])
         sampled = rows.sample(_sample_plan(again, bitmask, attempt))
         refused = _commit_sampled(again, sampled, {})
         work = again
@@ -139,12 +140,10 @@ def _draw_again(rows: LogitRows, work: _Work, bitmask: NDArray[np.int32], refuse
         )
 
 
-def _leave_ways_out(sequences: Seq[Sequence], bitmask: NDArray[np.int32]) -> None:
-    for row, sequence in enumerate(sequences):
-        assert sequence.matcher is not None
-        ways_out = sequence.matcher.ways_out()
-        if ways_out:
-            row_from_ids(ways_out, bitmask.shape[1] * 32, bitmask[row])
+def _leave_ways_out(sequence: Sequence, row: NDArray[np.int32]) -> None:
+    assert sequence.matcher is not None
+    sequence.is_cornered = True
+    row_from_ids(sequence.matcher.ways_out(), row.shape[0] * 32, row)
 
 
 def _sample_plan(work: _Work, bitmask: NDArray[np.int32], attempt: int = 0) -> SamplePlan:
@@ -196,6 +195,9 @@ def _commit_sampled(work: _Work, sampled: SampledRows, failures: Failures) -> li
         if error is None and not is_finite[row]:
             error = _non_finite(sequence)
         if error is None and not has_choice[row]:
+            if sequence.corner():
+                refused.append(row)
+                continue
             error = DeadEndError("the constraint allows no token that the model can give here.")
         if error is None:
             record: LogprobRecord | None = None

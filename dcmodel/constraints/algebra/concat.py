@@ -7,17 +7,17 @@ byte by byte, with the walkers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from dcmodel.constraint import CompiledConstraint, Explanation, MaskRow, Matcher, Walker
-from dcmodel.constraints.algebra.crossing import Vocabulary, crossing_tokens, vocabulary_of
+from dcmodel.constraints.algebra.crossing import crossing_tokens
 from dcmodel.constraints.algebra.walkers import ThenWalker
 from dcmodel.constraints.explain import explain_from_mask, join_bytes
 from dcmodel.constraints.plain import row_of
+from dcmodel.constraints.sorted_vocabulary import sorted_vocabulary
 from dcmodel.errors import CapabilityError, DeadEndError
 from dcmodel.mask import mask_words, row_from_ids
 from dctokenizers import Tokenizer, TokenizerError
@@ -41,20 +41,12 @@ class Place:
 class ConcatCompiled(CompiledConstraint):
     """Compiled parts, one after the other."""
 
-    def __init__(
-        self,
-        parts: Sequence[CompiledConstraint],
-        tokenizer: Tokenizer,
-        *,
-        sampling: Sequence[Mapping[str, Any]] = (),
-    ) -> None:
-        """`sampling`: what differs from the request's sampling within each part."""
+    def __init__(self, parts: Sequence[CompiledConstraint], tokenizer: Tokenizer) -> None:
         self.parts = tuple(parts)
         self.tokenizer = tokenizer
-        self.sampling = tuple(sampling) or ({},) * len(self.parts)
         self.words = mask_words(tokenizer.vocab_size)
         self.end_row = row_of(tokenizer.eos_token_ids, tokenizer.vocab_size)
-        self.vocabulary: Vocabulary = vocabulary_of(tokenizer)
+        self.vocabulary = sorted_vocabulary(tokenizer)
 
     def matcher(self) -> ConcatMatcher:
         return ConcatMatcher(self, [self.closed([self.begin(0, 0)])])
@@ -113,7 +105,7 @@ class ConcatMatcher(Matcher):
         error: DeadEndError | None = None
         for place in self.places:
             try:
-                place.matcher.fork().fill_mask(self._scratch)
+                place.matcher.fill_mask(self._scratch)
             except DeadEndError as dead_end:
                 error = dead_end
             else:
@@ -126,7 +118,12 @@ class ConcatMatcher(Matcher):
             raise error
 
     def _add_crossing(self, row: MaskRow) -> None:
-        walkers = [(place.part, place.walker) for place in self.places if place.walker is not None]
+        last = len(self._compiled.parts) - 1
+        walkers = [
+            (place.part, place.walker)
+            for place in self.places
+            if place.walker is not None and place.part < last
+        ]
         begin = [part.walker for part in self._compiled.parts]
         token_ids = crossing_tokens(self._compiled.vocabulary, row, walkers, begin)
         if token_ids:
@@ -238,10 +235,6 @@ class ConcatMatcher(Matcher):
     @property
     def may_dead_end(self) -> bool:
         return all(place.matcher.may_dead_end for place in self.places)
-
-    @property
-    def sampling(self) -> Mapping[str, Any]:
-        return self._compiled.sampling[self.places[0].part]
 
     def fork(self) -> ConcatMatcher:
         twin = ConcatMatcher(self._compiled, self._states.copy())

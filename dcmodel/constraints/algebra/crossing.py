@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcmodel.constraint import MaskRow, Walker
 from dcmodel.constraints.algebra.walkers import ThenWalker, bytes_of
+from dcmodel.constraints.sorted_vocabulary import SortedVocabulary
 from dcmodel.mask import row_to_bools
-from dctokenizers import Tokenizer
 
 MAX_MOVES = 3_000
 """Walker moves for one mask; beyond it, tokens across a border may be missing, but no text is."""
@@ -24,48 +23,21 @@ MAX_MOVES = 3_000
 States = Sequence[tuple[int, Walker]]
 
 
-class Vocabulary:
-    """The tokens of text, sorted by their bytes."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        special = {*tokenizer.special_token_ids, *tokenizer.eos_token_ids}
-        pairs = [
-            (text, token_id)
-            for token_id, text in enumerate(tokenizer.all_token_bytes())
-            if text and token_id not in special
-        ]
-        pairs.sort()
-        self.texts = [text for text, _ in pairs]
-        self.ids: NDArray[np.int64] = np.array([token_id for _, token_id in pairs], dtype=np.int64)
-        self.size = tokenizer.vocab_size
-
-
-_vocabularies: WeakKeyDictionary[Tokenizer, Vocabulary] = WeakKeyDictionary()
-
-
-def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
-    """The sorted tokens of a tokenizer, made once."""
-    found = _vocabularies.get(tokenizer)
-    if found is None:
-        found = _vocabularies[tokenizer] = Vocabulary(tokenizer)
-    return found
-
-
 def crossing_tokens(
-    vocabulary: Vocabulary, row: MaskRow, states: States, begin: Sequence[Callable[[], Walker]]
+    vocabulary: SortedVocabulary, row: MaskRow, states: States, begin: Sequence[Callable[[], Walker]]
 ) -> list[int]:
     """Tokens that `row` does not allow yet and that the parts in `states`, and those after them, take."""
     if not states:
         return []
-    missing = ~row_to_bools(row, vocabulary.size)[vocabulary.ids]
+    missing = ~row_to_bools(row, vocabulary.vocab_size)[vocabulary.ids]
     if not missing.any():
         return []
     return _Search(vocabulary, missing).down(ThenWalker(begin, states))
 
 
 class _Search:
-    def __init__(self, vocabulary: Vocabulary, missing: NDArray[np.bool_]) -> None:
-        self.texts = vocabulary.texts
+    def __init__(self, vocabulary: SortedVocabulary, missing: NDArray[np.bool_]) -> None:
+        self.texts = vocabulary.tokens
         self.ids = vocabulary.ids
         self.missing = np.concatenate([[0], np.cumsum(missing)])
         """Number of missing tokens before each place."""

@@ -9,8 +9,9 @@ way out). Whatever has been accepted can therefore always be completed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -182,6 +183,10 @@ class LiveMatcher(Matcher):
     @property
     def may_dead_end(self) -> bool:
         return self._compiled.is_open or any(matcher.may_dead_end for matcher in self._matchers)
+
+    @property
+    def sampling(self) -> Mapping[str, Any]:
+        return next((matcher.sampling for matcher in self._matchers if matcher.sampling), {})
 
     def fork(self) -> LiveMatcher:
         twin = LiveMatcher(

@@ -13,6 +13,9 @@ from dcmodel.constraints.algebra.compiling import (
     compile_not,
     compile_one_of,
 )
+from dcmodel.constraints.phrases.not_in import NotIn
+from dcmodel.constraints.phrases.stop import Stop
+from dcmodel.constraints.until import Until
 from dcmodel.errors import InvalidConstraintError
 from dctokenizers import Tokenizer
 
@@ -42,6 +45,10 @@ class _Combination(Constraint):
     @property
     def key(self) -> Hashable:
         return (self.kind, tuple(part.key for part in self.parts))
+
+    @property
+    def is_about_tokens(self) -> bool:
+        return any(part.is_about_tokens for part in self.parts)
 
     def to_dict(self) -> Mapping[str, Any]:
         return {"kind": self.kind, "parts": [dict(part.to_dict()) for part in self.parts]}
@@ -104,12 +111,23 @@ class Then(_Combination):
 
     kind = "then"
 
+    def _flattened(self, parts: Iterable[Constraint]) -> Iterable[Constraint]:
+        flat = list(super()._flattened(parts))
+        return [*map(_in_the_middle, flat[:-1]), *flat[-1:]]
+
     def compile(self, tokenizer: Tokenizer) -> CompiledConstraint:
         return compile_in_order(self.parts, tokenizer)
 
     def terminal(self) -> str | None:
         terminals = self._terminals()
         return regular.one_after_the_other(terminals) if terminals is not None else None
+
+
+def _in_the_middle(part: Constraint) -> Constraint:
+    """A stop string ends the whole text; before other parts it can only end its own."""
+    if not isinstance(part, Stop):
+        return part
+    return Until(part.strings) if part.include else NotIn(part.strings)
 
 
 class Not(Constraint):
@@ -135,6 +153,10 @@ class Not(Constraint):
             return self.part.part.terminal()
         terminal = self.part.terminal()
         return regular.none_of(terminal) if terminal is not None else None
+
+    @property
+    def is_about_tokens(self) -> bool:
+        return self.part.is_about_tokens
 
     def to_dict(self) -> Mapping[str, Any]:
         return {"kind": self.kind, "part": dict(self.part.to_dict())}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from dcmodel.constraint import CompiledConstraint, MaskRow, Walker
 from dcmodel.constraints.plain import PlainMatcher, row_of
-from dcmodel.mask import clear_tail
+from dcmodel.constraints.sorted_vocabulary import sorted_vocabulary
 from dctokenizers import Tokenizer
 
 
@@ -27,12 +27,8 @@ class WalkerCompiled(CompiledConstraint):
 
 
 def text_row(tokenizer: Tokenizer) -> MaskRow:
-    """All tokens that stand for text: none that is special, ends the text, or has no bytes."""
-    holes = [token_id for token_id, text in enumerate(tokenizer.all_token_bytes()) if not text]
-    others = {*holes, *tokenizer.special_token_ids, *tokenizer.eos_token_ids}
-    row: MaskRow = ~row_of(others, tokenizer.vocab_size)
-    clear_tail(row, tokenizer.vocab_size)
-    return row
+    """All tokens that stand for text and do not end it. A new row."""
+    return sorted_vocabulary(tokenizer).text_row & ~row_of(tokenizer.eos_token_ids, tokenizer.vocab_size)
 
 
 class WalkerMatcher(PlainMatcher):

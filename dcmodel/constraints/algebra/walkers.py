@@ -145,6 +145,11 @@ class ThenWalker(Walker):
                 states.append((following, self._begin[following]()))
         return tuple(states)
 
+    @property
+    def part(self) -> int:
+        """The earliest part that the text may be in."""
+        return min(place for place, _ in self._states)
+
     def following(self) -> int:
         allowed = 0
         for _, walker in self._states:

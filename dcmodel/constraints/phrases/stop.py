@@ -55,12 +55,17 @@ def stops_before(strings: Iterable[str]) -> Stop:
     return Stop(strings, include=False)
 
 
-def watch_stops(strings: Iterable[str], tokenizer: Tokenizer, *, include: bool = False) -> StopMatcher:
+def watch_stops(
+    strings: Iterable[str], tokenizer: Tokenizer, *, include: bool = False, skip: int = 0
+) -> StopMatcher:
     """A matcher that watches any tokens at all, special and end-of-sequence ones too, for stop strings.
+
+    The first `skip` bytes are not searched.
 
     It refuses tokens only after a match. Special tokens add nothing to the text.
     """
-    return CompiledStop(Stop(strings).strings, tokenizer, include, any_token=True).matcher()
+    compiled = CompiledStop(Stop(strings).strings, tokenizer, include, any_token=True)
+    return StopMatcher(compiled, skip)
 
 
 class CompiledStop(CompiledConstraint):
@@ -97,12 +102,23 @@ class CompiledStop(CompiledConstraint):
 class StopMatcher(PlainMatcher):
     """One sequence under a `Stop`; also what watches `stop=` beside another constraint."""
 
-    __slots__ = ("_begin", "_compiled", "_end", "_length", "_lengths", "_matched", "_state", "_states")
+    __slots__ = (
+        "_begin",
+        "_compiled",
+        "_end",
+        "_length",
+        "_lengths",
+        "_matched",
+        "_skip",
+        "_state",
+        "_states",
+    )
 
-    def __init__(self, compiled: CompiledStop) -> None:
+    def __init__(self, compiled: CompiledStop, skip: int = 0) -> None:
         super().__init__(compiled.tokenizer)
         self._compiled = compiled
         self._length = 0
+        self._skip = skip
         self._state = compiled.automaton.start
         # Of the text before each token.
         self._lengths: list[int] = []
@@ -162,6 +178,9 @@ class StopMatcher(PlainMatcher):
             return
         text = self._tokenizer.token_bytes(token_id)
         self._length += len(text)
+        if length < self._skip:
+            length = min(self._skip, self._length)
+            text = text[len(text) - (self._length - length) :]
         self._state = automaton.walk(state, text)
         if self._state >= automaton.first_match:
             count, string = automaton.find(state, text)
@@ -193,7 +212,7 @@ class StopMatcher(PlainMatcher):
         return self._ends > 0 or self._matched is not None
 
     def fork(self) -> StopMatcher:
-        twin = StopMatcher(self._compiled)
+        twin = StopMatcher(self._compiled, self._skip)
         twin._token_ids, twin._ends = self._token_ids.copy(), self._ends
         twin._length, twin._lengths = self._length, self._lengths.copy()
         twin._state, twin._states = self._state, self._states.copy()
