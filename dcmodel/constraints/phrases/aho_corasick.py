@@ -15,6 +15,8 @@ Ints = NDArray[np.int32]
 
 MAX_CELLS = 16_000_000
 """Bound of states times distinct bytes: 64 MB, some 10,000 phrases of 20 letters."""
+MAX_PHRASE = 10_000
+"""Bytes of a phrase: each level of the automaton takes its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,12 @@ class AhoCorasick:
         self._renumber(trie, table, fail, longest)
 
     def _trie(self) -> Trie:
+        longest = max(self.phrases, key=len)
+        if len(longest) > MAX_PHRASE:
+            raise InvalidConstraintError(
+                f"the phrase {longest[:40].decode(errors='replace')!r}... has {len(longest)} bytes.",
+                remedy=f"Give phrases of at most {MAX_PHRASE} bytes.",
+            )
         bound = sum(map(len, self.phrases)) + 1
         if bound * self.width > MAX_CELLS:
             raise InvalidConstraintError(
@@ -158,6 +166,12 @@ def _kept(phrases: tuple[str, ...]) -> AhoCorasick:
     return AhoCorasick(phrase.encode() for phrase in phrases)
 
 
+def levels(depth: Ints) -> list[NDArray[np.intp]]:
+    """The places of 0, 1, 2, ... in `depth`, which has all of them."""
+    order = np.argsort(depth, kind="stable")
+    return np.split(order, np.searchsorted(depth[order], np.arange(1, depth.max() + 1)))
+
+
 def _linked(trie: Trie) -> tuple[Ints, Ints, Ints]:
     """Where each state goes at each byte, its longest proper end that is a state, its longest match.
 
@@ -167,8 +181,7 @@ def _linked(trie: Trie) -> tuple[Ints, Ints, Ints]:
     fail = np.zeros(len(table), dtype=np.int32)
     longest = trie.own.copy()
     table[0][table[0] < 0] = 0
-    for depth in range(1, int(trie.depth.max()) + 1):
-        here = np.flatnonzero(trie.depth == depth)
+    for here in levels(trie.depth)[1:]:
         fallback = table[fail[here]]
         longest[here] = np.where(longest[here] < 0, longest[fail[here]], longest[here])
         own = table[here]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dcmodel.constraint import CompiledConstraint, Constraint, Explanation, MaskRow, Walker
 from dcmodel.constraints.checked_texts import checked_texts
 from dcmodel.constraints.explain import show
-from dcmodel.constraints.phrases.aho_corasick import AhoCorasick
+from dcmodel.constraints.phrases.aho_corasick import AhoCorasick, levels
 from dcmodel.constraints.sorted_vocabulary import SortedVocabulary
 from dcmodel.constraints.walking import TextTokens, WalkingMatcher
 from dcmodel.errors import UnsatisfiableConstraintError
@@ -130,9 +130,7 @@ class BannedTokens:
         bans = np.zeros(len(automaton.table), dtype=np.bool_)
         bans[automaton.path[self._low < self._high] // automaton.width] = True
         sources = np.full(len(automaton.table), automaton.start, dtype=np.int32)
-        numbers = np.arange(len(automaton.table), dtype=np.int32)
-        for depth in range(1, int(automaton.depth.max()) + 1):
-            here = numbers[automaton.depth == depth]
+        for here in levels(automaton.depth)[1:]:
             inherited = sources[automaton.fail[here] // automaton.width]
             sources[here] = np.where(bans[here], here * automaton.width, inherited)
         return sources
