@@ -78,15 +78,15 @@ def compile_schema(text: str, options: Options, tokenizer: Tokenizer) -> tuple[P
         raise InvalidConstraintError(
             f"the JSON schema has {len(text)} characters.", remedy=f"At most {MAX_SCHEMA} are read."
         )
-    return within(COMPILE_SECONDS, lambda: _compile(text, options, tokenizer), what="JSON schema")
-
-
-def _compile(text: str, options: Options, tokenizer: Tokenizer) -> tuple[Plan, CompiledConstraint]:
     if options.key_order == "schema" and options.formats and (plan := plan_for_engine(text, options)):
         engine = build_engine(plan.grammar, tokenizer)
         # What it cannot do, a grammar of ours can; what is wrong is said better from there.
         if not engine_error(engine):
             return plan, LlgCompiled(engine, plan.grammar, tokenizer, forcing=plan.forcing)
+    return within(COMPILE_SECONDS, lambda: _compile(text, options, tokenizer), what="JSON schema")
+
+
+def _compile(text: str, options: Options, tokenizer: Tokenizer) -> tuple[Plan, CompiledConstraint]:
     plan = plan_grammar(text, options)
     return plan, _build(plan, tokenizer)
 

@@ -33,6 +33,10 @@ class NotRegularError(Exception):
     """The pattern is malformed, or no regular expression says the same; the message says what is at fault."""
 
 
+class UnclearError(NotRegularError):
+    """Engines read the pattern differently, so no check of it can be trusted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chars:
     """One character out of ranges, and of Unicode properties such as ``p{L}`` (``P{L}`` negated)."""
@@ -69,6 +73,8 @@ Item = Chars | Repeat | Group | Anchor
 Sequence = tuple[Item, ...]
 
 START, END = Anchor("^"), Anchor("$")
+NOTHING = Group(((),))
+ANYTHING = Repeat(Chars((), negated=True), 0, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +86,18 @@ class Anchored:
     at_end: bool
 
 
-def parse(pattern: str) -> tuple[Anchored, ...]:
-    """The alternatives of a pattern that is searched for. Raises `NotRegularError`."""
+def parse(pattern: str, *, relaxed: bool = False) -> tuple[Anchored, ...]:
+    """The alternatives of a pattern that is searched for. Raises `NotRegularError`.
+
+    With `relaxed`, what is not regular is read as something wider: assertions as nothing,
+    back-references as any text.
+    """
     try:
-        reader = _Reader(pattern)
+        reader = _Reader(pattern, relaxed)
         alternatives = reader.alternatives()
         if reader.at < len(pattern):
             raise NotRegularError("an unmatched parenthesis")
-        return tuple(_anchored(items) for items in _spread(alternatives))
+        return tuple(_anchored(items, relaxed) for items in _spread(alternatives))
     except (IndexError, RecursionError, OverflowError):
         raise NotRegularError("a pattern that cannot be read") from None
 
@@ -118,7 +128,7 @@ def _has_anchor(item: Item) -> bool:
             return False
 
 
-def _anchored(items: Sequence) -> Anchored:
+def _anchored(items: Sequence, relaxed: bool) -> Anchored:
     low, high = 0, len(items)
     while low < high and items[low] == START:
         low += 1
@@ -126,13 +136,16 @@ def _anchored(items: Sequence) -> Anchored:
         high -= 1
     inner = items[low:high]
     if any(_has_anchor(item) for item in inner):
+        if relaxed:
+            return Anchored((), False, False)
         raise NotRegularError("an anchor in the middle")
     return Anchored(inner, low > 0, high < len(items))
 
 
 class _Reader:
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, relaxed: bool) -> None:
         self.pattern = pattern
+        self.relaxed = relaxed
         self.at = 0
 
     def peek(self) -> str:
@@ -181,7 +194,7 @@ class _Reader:
         body, closed, _ = self.pattern[self.at + 1 :].partition("}")
         low, comma, high = body.partition(",")
         if not closed or not low.isdecimal() or not low.isascii() or (high and not high.isdecimal()):
-            return None  # a plain brace
+            raise UnclearError("a brace that is no repeat: write \\{")
         self.at += len(body) + 2
         return int(low), (int(high) if high else None) if comma else int(low)
 
@@ -200,16 +213,19 @@ class _Reader:
             case "[":
                 return self.char_class()
             case "\\":
-                return self.escape(in_class=False)
+                return self.assertion() or self.escape(in_class=False)
             case "*" | "+" | "?":
                 raise NotRegularError("nothing to repeat")
         return _one(ord(char))
 
     def group(self) -> Item:
+        is_assertion = False
         if self.take("?"):
-            if self.peek() in ("=", "!") or self.pattern[self.at : self.at + 2] in ("<=", "<!"):
-                raise NotRegularError("look-around")
-            if self.take("<"):
+            if any(self.take(sign) for sign in ("=", "!", "<=", "<!")):
+                if not self.relaxed:
+                    raise NotRegularError("look-around")
+                is_assertion = True
+            elif self.take("<"):
                 name, closed, _ = self.pattern[self.at :].partition(">")
                 self.at += len(name) + len(closed)
             elif not self.take(":"):
@@ -217,7 +233,7 @@ class _Reader:
         alternatives = self.alternatives()
         if not self.take(")"):
             raise NotRegularError("an unmatched parenthesis")
-        return Group(alternatives)
+        return NOTHING if is_assertion else Group(alternatives)
 
     def char_class(self) -> Chars:
         negated = self.take("^")
@@ -242,6 +258,21 @@ class _Reader:
         char = self.pattern[self.at]
         self.at += 1
         return self.escape(in_class=True) if char == "\\" else _one(ord(char))
+
+    def assertion(self) -> Item | None:
+        """What stands for a word boundary or back-reference, if one comes and it may be said wider."""
+        char = self.pattern[self.at]
+        if not self.relaxed or not (char in "bBk" or char in "123456789"):
+            return None
+        self.at += 1
+        if char in "bB":
+            return NOTHING
+        if char == "k":
+            _, _, rest = self.pattern[self.at :].partition(">")
+            self.at = len(self.pattern) - len(rest)
+        while self.peek().isdecimal():
+            self.at += 1
+        return ANYTHING
 
     def escape(self, *, in_class: bool) -> Chars:
         char = self.pattern[self.at]

@@ -105,7 +105,7 @@ class _ObjectWriter:
             base = f"({base}) & ~({' | '.join(map(literal, known))})"
         patterns = {}
         for pattern in self.patterns:
-            expression = pattern_expression(pattern, self.writer)
+            expression = pattern_expression(pattern, self.writer, exact=True)
             if expression is not None:
                 patterns[pattern] = expression
         choices = self.choices(list(patterns))

@@ -33,10 +33,10 @@ def literal(text: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def pattern_terminal(pattern: str) -> str:
-    """Strings in which a pattern is found. Raises `NotRegularError`."""
+def pattern_terminal(pattern: str, *, relaxed: bool = False) -> str:
+    """Strings in which a pattern is found, or more if `relaxed`. Raises `NotRegularError`."""
     parts = []
-    for part in parse(pattern):
+    for part in parse(pattern, relaxed=relaxed):
         before = "" if part.at_start else f"{CHARACTER}*"
         after = "" if part.at_end else f"{CHARACTER}*"
         parts.append(before + "".join(map(_quoted, part.items)) + after)

@@ -6,7 +6,7 @@ import jsonschema_rs.canonical as forms
 from jsonschema_rs import CanonicalSchema
 
 from dcmodel.constraints.schema.canonical import resolve
-from dcmodel.constraints.schema.ecma import NotRegularError
+from dcmodel.constraints.schema.ecma import NotRegularError, UnclearError
 from dcmodel.constraints.schema.formats import PATTERNS, SILENT_FORMATS
 from dcmodel.constraints.schema.lark import LarkWriter
 from dcmodel.constraints.schema.strings import (
@@ -16,6 +16,7 @@ from dcmodel.constraints.schema.strings import (
     pattern_terminal,
     plain_nodes,
 )
+from dcmodel.errors import UnsupportedConstraintError
 
 MAX_LENGTH = 1_000_000
 
@@ -26,7 +27,7 @@ def string_expression(view: forms.StringView, writer: LarkWriter, *, formats: bo
     parts += [
         f"~{text}"
         for pattern in view.excluded_patterns
-        if (text := pattern_expression(pattern, writer)) is not None
+        if (text := pattern_expression(pattern, writer, exact=True)) is not None
     ]
     parts += _formats(view, writer) if formats else []
     low, high = view.min_length or 0, view.max_length
@@ -47,16 +48,33 @@ def string_expression(view: forms.StringView, writer: LarkWriter, *, formats: bo
     return " & ".join(parts)
 
 
-def pattern_expression(pattern: str, writer: LarkWriter) -> str | None:
-    """The strings in which a pattern is found; None, and noted as loose, where that cannot be said."""
+def pattern_expression(pattern: str, writer: LarkWriter, *, exact: bool = False) -> str | None:
+    """The strings in which a pattern is found.
+
+    Where that cannot be said it is noted as loose, and the result is wider or, if `exact`, None.
+    """
     try:
         text = pattern_terminal(pattern)
         for plain in plain_nodes(pattern):
             writer.limit_pattern(plain)
+    except UnclearError as error:
+        raise UnsupportedConstraintError(
+            f"the JSON schema cannot be used, because of `pattern`: {pattern!r:.80} has {error}.",
+            remedy="Engines differ in how they read it.",
+            keyword="pattern",
+        ) from None
     except NotRegularError:
         writer.note("pattern")
-        return None
+        writer.may_force = False
+        return None if exact else _relaxed(pattern)
     return text
+
+
+def _relaxed(pattern: str) -> str | None:
+    try:
+        return pattern_terminal(pattern, relaxed=True)
+    except NotRegularError:
+        return None
 
 
 def _formats(view: forms.StringView, writer: LarkWriter) -> list[str]:
