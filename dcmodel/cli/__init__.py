@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from dcmodel import __version__
-from dcmodel.cli import backends, choose, demo, doctor, generate, score, tokenize
+from dcmodel.cli import backends, choose, demo, doctor, explain, generate, score, tokenize
 from dcmodel.cli.output import Output
-from dcmodel.errors import DcModelError, SetupError
+from dcmodel.errors import DcModelError, InvalidConstraintError, SetupError
 
-COMMANDS = (generate, score, choose, tokenize, backends, doctor, demo)
+COMMANDS = (generate, score, choose, explain, tokenize, backends, doctor, demo)
 FAILED = 1
 INTERRUPTED = 130
 
@@ -63,6 +63,10 @@ def run() -> NoReturn:
 
 
 def error_line(error: DcModelError) -> str:
-    """The error on one line, with what to do next."""
+    """The error on one line, with what to do next; below it the place that it points at, if it does."""
     hint = "Run `dcmodel doctor`." if isinstance(error, SetupError) and not error.remedy else ""
-    return " ".join(f"Error: {error} {hint}".split())
+    message, place = error.message, ""
+    if isinstance(error, InvalidConstraintError) and error.position is not None:
+        message, _, place = message.partition("\n")
+    line = " ".join(f"Error: {message} {error.remedy} {hint}".split())
+    return f"{line}\n{place.rstrip()}" if place else line

@@ -45,6 +45,22 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-context", metavar="N", type=int, help="longest sequence in tokens")
 
 
+def add_constraint_arguments(parser: argparse.ArgumentParser) -> None:
+    """One rule for the text."""
+    group = parser.add_argument_group("constraint").add_mutually_exclusive_group()
+    group.add_argument("--regex", metavar="R", help="the text matches this regular expression")
+    group.add_argument("--json-schema", metavar="S", help="JSON for this schema (a file, or the text)")
+    group.add_argument("--grammar", metavar="FILE", help="the text is in this Lark grammar")
+    group.add_argument("--choice", metavar="A", action="append", help="one of these (repeat it)")
+
+
+def schema_text(argument: str | None) -> str | None:
+    """A schema is recognised by its first character; anything else names a file."""
+    if argument is None or argument.lstrip()[:1] in ("{", "[") or argument.strip() in ("true", "false"):
+        return argument
+    return read_file(argument, "--json-schema")
+
+
 def open_llm(arguments: argparse.Namespace) -> LLM:
     """The model that the arguments name; not loaded yet."""
     from dcmodel.llm import LLM

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from dcmodel.cli.arguments import add_model_arguments, new_command, open_llm, read_file, read_prompt
+from dcmodel.cli.arguments import (
+    add_constraint_arguments,
+    add_model_arguments,
+    new_command,
+    open_llm,
+    read_file,
+    read_prompt,
+    schema_text,
+)
 from dcmodel.cli.output import Output
 
 if TYPE_CHECKING:
@@ -25,11 +33,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--file", metavar="FILE", help="many prompts, one per line (- : standard input); prints JSON lines"
     )
-    constraint = parser.add_argument_group("constraint").add_mutually_exclusive_group()
-    constraint.add_argument("--regex", metavar="R", help="the text matches this regular expression")
-    constraint.add_argument("--json-schema", metavar="S", help="JSON for this schema (a file, or the text)")
-    constraint.add_argument("--grammar", metavar="FILE", help="the text is in this Lark grammar")
-    constraint.add_argument("--choice", metavar="A", action="append", help="one of these (repeat it)")
+    add_constraint_arguments(parser)
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--max-tokens", metavar="N", type=int, default=256)
     sampling.add_argument("--temperature", metavar="T", type=float, default=0.0, help="0 is greedy (default)")
@@ -65,7 +69,7 @@ def generate_options(arguments: argparse.Namespace) -> GenerateOptions:
     """The keyword arguments of `LLM.generate`."""
     given: GenerateOptions = {
         "regex": arguments.regex,
-        "json_schema": _schema_text(arguments.json_schema),
+        "json_schema": schema_text(arguments.json_schema),
         "grammar": arguments.grammar and read_file(arguments.grammar, "--grammar"),
         "choices": arguments.choice,
         "stop": arguments.stop,
@@ -81,13 +85,6 @@ def generate_options(arguments: argparse.Namespace) -> GenerateOptions:
         "top_logprobs": arguments.top_logprobs,
     }
     return given
-
-
-def _schema_text(argument: str | None) -> str | None:
-    """A schema is recognised by its first character; anything else names a file."""
-    if argument is None or argument.lstrip()[:1] in ("{", "[") or argument.strip() in ("true", "false"):
-        return argument
-    return read_file(argument, "--json-schema")
 
 
 def _stream(llm: LLM, prompt: str, options: GenerateOptions, output: Output) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dcmodel.constraint import CompiledConstraint, MaskRow, Walker
+from dcmodel.constraint import CompiledConstraint, Explanation, MaskRow, Walker
+from dcmodel.constraints.explain import explain_from_mask, join_bytes, show
 from dcmodel.constraints.plain import PlainMatcher, no_end_token, row_of
 from dcmodel.constraints.sorted_vocabulary import sorted_vocabulary
 from dcmodel.constraints.token_trie import TokenTrie
@@ -188,7 +189,7 @@ class ChoiceMatcher(PlainMatcher):
         self._coming = compiled.root
 
     def _allows(self, token_id: int) -> bool:
-        if token_id in self._tokenizer.special_token_ids:
+        if not 0 <= token_id < self._tokenizer.vocab_size or token_id in self._tokenizer.special_token_ids:
             return False
         text = self._tokenizer.token_bytes(token_id)
         place = self._compiled.move(self._places[-1], text) if text else None
@@ -211,6 +212,16 @@ class ChoiceMatcher(PlainMatcher):
 
     def forced(self) -> list[int]:
         return [] if self._ends else list(self._compiled.next_at(self._places[-1]).forced)
+
+    def explain(self, token_id: int) -> Explanation:
+        text = join_bytes(self._tokenizer, self._token_ids)
+        detail = "The text has ended." if self._ends else ""
+        if not detail and self.forced() and self._allows(token_id):
+            coming = join_bytes(self._tokenizer, self.forced())
+            detail = f"The text {show(coming)} must come next, in its usual tokens."
+        return explain_from_mask(
+            self, self._tokenizer, token_id, text, detail=detail, walker=self._compiled.walker
+        )
 
     @property
     def is_accepting(self) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from llguidance import LLMatcher
 
 from dcmodel.constraint import CompiledConstraint, Explanation, MaskRow, Matcher
-from dcmodel.constraints.explain import explain_from_mask, join_bytes, show
+from dcmodel.constraints.explain import dead_end_message, explain_from_mask, join_bytes, show
 from dcmodel.constraints.llg_engine import build_engine, engine_error, first_mask_error, is_dead_end
 from dcmodel.constraints.llg_walker import LlgWalker, build_byte_engine
 from dcmodel.constraints.plain import no_end_token, row_of
@@ -228,7 +228,7 @@ class LlgMatcher(Matcher):
         if not detail and (forced := self.forced()) and self.fork().advance([token_id]):
             coming = join_bytes(tokenizer, forced)
             detail = f"The text {show(coming)} must come next, in its usual tokens."
-        return explain_from_mask(self, tokenizer, token_id, text, detail=detail)
+        return explain_from_mask(self, tokenizer, token_id, text, detail=detail, walker=self._compiled.walker)
 
     def _aim(self, row: MaskRow) -> None:
         """Find out where `row` lies; the scheduler gives the same one for many tokens."""
@@ -302,9 +302,9 @@ class LlgMatcher(Matcher):
         self._is_careful = self._is_careful or is_renewed
         self._replay()
         if is_dead_end(message):
-            text = show(join_bytes(self._compiled.tokenizer, self._token_ids), tail=True)
+            text = join_bytes(self._compiled.tokenizer, self._token_ids)
             error = DeadEndError(
-                f"the constraint allows no token after {text}.",
+                dead_end_message(self._compiled.walker, text),
                 remedy="A part of it cannot match anything; see that every rule and terminal has a match.",
             )
             return error, False

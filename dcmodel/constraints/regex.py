@@ -9,7 +9,9 @@ from typing import Any
 from llguidance import LLMatcher, regex_to_lark
 
 from dcmodel.constraint import CompiledConstraint, Constraint
+from dcmodel.constraints.caret import with_caret
 from dcmodel.constraints.forced_text import MAX_RUN, forced_text
+from dcmodel.constraints.lark.nodes import node_size
 from dcmodel.constraints.llg import LlgCompiled
 from dcmodel.constraints.llg_engine import (
     build_engine,
@@ -18,9 +20,13 @@ from dcmodel.constraints.llg_engine import (
     is_dead_end,
     without_forcing,
 )
-from dcmodel.constraints.regex_syntax import RegexSyntaxError, parse_regex
+from dcmodel.constraints.regex_syntax import Node, RegexSyntaxError, parse_regex
+from dcmodel.constraints.trial import check_in_child
 from dcmodel.errors import InvalidConstraintError, UnsatisfiableConstraintError, UnsupportedConstraintError
 from dctokenizers import Tokenizer
+
+MAX_CHEAP_SIZE = 20_000
+"""Characters, repeats written out, up to which a pattern surely compiles in no time."""
 
 
 class Regex(Constraint):
@@ -45,10 +51,14 @@ class Regex(Constraint):
         return (self.kind, self.pattern)
 
     def compile(self, tokenizer: Tokenizer) -> CompiledConstraint:
-        forcing = _may_force(self.pattern)
+        node = _read(self.pattern)
+        # A loop in a single regex always has a way out, the end of the text; a long one takes for ever.
+        forcing = node is not None and forced_text(node).run <= MAX_RUN
         grammar = LLMatcher.grammar_from_regex(self.pattern)
         if not forcing:
             grammar = without_forcing(grammar)
+        if node is None or node_size(node) > MAX_CHEAP_SIZE:
+            check_in_child(grammar, what="regex")
         engine = build_engine(grammar, tokenizer)
         if message := engine_error(engine):
             raise _refusal(self.pattern, message)
@@ -67,13 +77,19 @@ class Regex(Constraint):
         return {"kind": self.kind, "pattern": self.pattern}
 
 
-def _may_force(pattern: str) -> bool:
-    """A loop in a single regex always has a way out, the end of the text; a long one may take for ever."""
+def _read(pattern: str) -> Node | None:
+    """The shape of the pattern; None where the engine shall say what is wrong with it."""
     try:
-        node = parse_regex(pattern)
+        return parse_regex(pattern)
     except RegexSyntaxError:
-        return False
-    return forced_text(node).run <= MAX_RUN
+        return None
+    except UnsupportedConstraintError as error:
+        position = error.position or 0
+        placed = UnsupportedConstraintError(
+            with_caret(error.message, pattern, position), remedy=error.remedy, keyword=error.keyword
+        )
+        placed.position = position
+        raise placed from None
 
 
 def _refusal(pattern: str, message: str) -> InvalidConstraintError:
@@ -87,7 +103,11 @@ def _refusal(pattern: str, message: str) -> InvalidConstraintError:
         )
     position = _position(pattern, message)
     return InvalidConstraintError(
-        f"the regex {pattern[:80]!r} is malformed at position {position}: {reason[1]}.",
+        with_caret(
+            f"the regex {pattern[:80]!r} is malformed at position {position}: {reason[1]}.",
+            pattern,
+            position,
+        ),
         remedy="The dialect is that of Rust's `regex` crate.",
         position=position,
     )

@@ -57,8 +57,8 @@ def test_help_names_every_command_and_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     shown = build_parser().format_help()
-    assert len(COMMANDS) == 7
-    for name in ("generate", "score", "choose", "tokenize", "backends", "doctor", "demo"):
+    assert len(COMMANDS) == 8
+    for name in ("generate", "score", "choose", "explain", "tokenize", "backends", "doctor", "demo"):
         assert name in shown
 
 

@@ -1,0 +1,93 @@
+"""`dcmodel explain`: where a text leaves a constraint, and what was expected there."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from dcmodel.cli.arguments import (
+    add_constraint_arguments,
+    add_model_arguments,
+    new_command,
+    open_llm,
+    read_file,
+    read_prompt,
+    schema_text,
+)
+from dcmodel.cli.output import Output
+
+if TYPE_CHECKING:
+    from dcmodel.constraint import Constraint
+    from dctokenizers import Tokenizer
+
+EPILOG = """examples:
+  dcmodel explain --regex "[0-9]{3}-[0-9]{4}" "555-12a4"
+  dcmodel explain --json-schema person.json - < answer.json
+
+Exit code 0 if the text matches, 1 if not. Only the model's tokenizer is loaded."""
+
+
+def add_parser(commands: Any) -> None:
+    summary = "Where a text leaves a constraint, and what was expected there."
+    parser = new_command(commands, "explain", execute, summary=summary, epilog=EPILOG)
+    parser.add_argument("text", metavar="TEXT", help="the text; - reads standard input")
+    add_constraint_arguments(parser)
+    add_model_arguments(parser)
+    parser.set_defaults(usage_error=parser.error)
+
+
+def execute(arguments: argparse.Namespace, output: Output) -> int:
+    from dcmodel.constraints.explain_text import explain_text
+
+    constraint = _constraint(arguments)
+    explanation = explain_text(constraint, read_prompt(arguments.text), _tokenizer(arguments))
+    matches = explanation.status == "match"
+    if arguments.json:
+        output.json(
+            {
+                "matches": matches,
+                "status": explanation.status,
+                "reason": explanation.reason,
+                "position": explanation.position,
+                "line": explanation.line,
+                "column": explanation.column,
+                "expected": list(explanation.expected),
+                "allowed_tokens": explanation.allowed_count,
+            }
+        )
+    else:
+        if not matches:
+            output.line(explanation.pointer)
+        count = explanation.allowed_count
+        output.line(explanation.reason[:1].upper() + explanation.reason[1:])
+        output.line(f"{count} token{'' if count == 1 else 's'} of the vocabulary may come next.")
+    return 0 if matches else 1
+
+
+def _constraint(arguments: argparse.Namespace) -> Constraint:
+    from dcmodel.constraints import Choice, Grammar, JsonSchema, Regex
+
+    if arguments.regex is not None:
+        return Regex(arguments.regex)
+    if arguments.json_schema is not None:
+        return JsonSchema(schema_text(arguments.json_schema) or "")
+    if arguments.grammar is not None:
+        return Grammar(read_file(arguments.grammar, "--grammar"))
+    if arguments.choice is None:
+        arguments.usage_error("give one of --regex, --json-schema, --grammar and --choice")
+    return Choice(arguments.choice)
+
+
+def _tokenizer(arguments: argparse.Namespace) -> Tokenizer:
+    """The model's tokenizer; the model itself is loaded only where there is no other way to it."""
+    from dcmodel.registry import EMBEDDED, Registry
+    from dctokenizers import TokenizerError, load
+
+    llm = open_llm(arguments)
+    if llm.name == EMBEDDED:
+        return load(Registry().embedded_path())
+    try:
+        return load(llm.name)
+    except TokenizerError:
+        with llm:
+            return llm.tokenizer
