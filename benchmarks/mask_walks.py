@@ -19,7 +19,7 @@ from dctokenizers import Tokenizer
 COMPILE_LIMIT = 20.0
 """Seconds of CPU time; of each engine alike."""
 WALK_LIMIT = 30.0
-MEMORY_LIMIT = 4 << 30
+MEMORY_LIMIT = 2 << 30
 PASSES = ("cold", "warm")
 clock = time.thread_time_ns
 
@@ -140,7 +140,12 @@ def _serve(compile_schema: Compile, connection: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Warnings and panics of native code.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    parent = os.getppid()
     while True:
+        while not connection.poll(1.0):
+            # Its end of the pipe is held by other workers too: a parent that was killed gives no end of file.
+            if os.getppid() != parent:
+                return
         schema, texts = connection.recv()
         # The default action of SIGPROF ends the process, also inside native code.
         signal.setitimer(signal.ITIMER_PROF, COMPILE_LIMIT)
