@@ -15,10 +15,12 @@ from dcmodel.constraint import CompiledConstraint, Constraint
 from dcmodel.constraints.caret import line_and_column, with_caret
 from dcmodel.constraints.guard import COMPILE_SECONDS, within
 from dcmodel.constraints.lark import prepare_grammar
-from dcmodel.constraints.lark_scan import LarkScan, scan_lark
+from dcmodel.constraints.lark.guards import guarded
+from dcmodel.constraints.lark_scan import LarkScan, scan_lark, tokens_of
 from dcmodel.constraints.llg import LlgCompiled
 from dcmodel.constraints.llg_engine import (
     NO_FORCING,
+    TEXT_LIMITS,
     build_engine,
     engine_error,
     first_mask_error,
@@ -97,7 +99,7 @@ class Grammar(Constraint):
                 UnsupportedConstraintError,
                 f"the rule attribute `{name}` {{place}} is not supported.",
                 position,
-                remedy="Use the request's max_tokens and stop, a bounded repeat, or `lazy` and `suffix`.",
+                remedy="Use the request's max_tokens, stop and temperature, or `lazy` and `suffix`.",
                 keyword=name,
             )
         for token in scan.specials:
@@ -114,6 +116,7 @@ class Grammar(Constraint):
 
         With `plain`, another token stands for each special one, which a vocabulary of bytes has not.
         """
+        text = guarded(text)
         scan = scan_lark(text)
         if plain:
             for token in reversed(scan.specials):
@@ -123,7 +126,7 @@ class Grammar(Constraint):
 
     def _build(self, text: str, tokenizer: Tokenizer, forcing: bool) -> LlgCompiled:
         grammar = LLMatcher.grammar_from_lark(text)
-        engine = build_engine(grammar, tokenizer)
+        engine = build_engine(grammar, tokenizer, limits=TEXT_LIMITS)
         if message := engine_error(engine):
             # The engine speaks of places in what it was given: it is asked about the original.
             raise self._refusal(self._message(tokenizer) or message)
@@ -134,7 +137,14 @@ class Grammar(Constraint):
                 f"the grammar is too complex: {message}.",
                 remedy="Say it with fewer and longer terminals.",
             )
-        return LlgCompiled(engine, grammar, tokenizer, forcing=forcing)
+        return LlgCompiled(
+            engine,
+            grammar,
+            tokenizer,
+            forcing=forcing,
+            stops_late=any(token.text in ("&", "~") for token in tokens_of(text)),
+            limits=TEXT_LIMITS,
+        )
 
     def _message(self, tokenizer: Tokenizer) -> str:
         return engine_error(build_engine(LLMatcher.grammar_from_lark(self.lark), tokenizer))

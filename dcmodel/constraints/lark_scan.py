@@ -38,7 +38,7 @@ TOKEN = re.compile(
     |(?P<operator>\.\.|->|::|.)""",
     re.VERBOSE,
 )
-BLOCKED_ATTRIBUTES = frozenset({"max_tokens", "stop", "stop_capture"})
+BLOCKED_ATTRIBUTES = frozenset({"max_tokens", "stop", "stop_capture", "temperature"})
 MAX_DEPTH = 60
 MAX_PARTS = 30_000
 """Larger terminals, names in them written out, are not looked into."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ctypes import addressof, c_char
 
 import numpy as np
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLParserLimits
 
 from dcmodel.constraint import CompiledConstraint, Explanation, MaskRow, Matcher
 from dcmodel.constraints.explain import dead_end_message, explain_from_mask, join_bytes, show
@@ -35,8 +35,9 @@ class LlgCompiled(CompiledConstraint):
         *,
         forcing: bool = True,
         stops_late: bool = False,
+        limits: LLParserLimits | None = None,
     ) -> None:
-        """`engine` is what `build_engine` made of `grammar`.
+        """`engine` is what `build_engine` made of `grammar` with these `limits`.
 
         `stops_late`: with `&` and `~` the engine sees only in a mask that nothing can follow.
         """
@@ -53,6 +54,7 @@ class LlgCompiled(CompiledConstraint):
         # The engine finds out that a match is complete when it has consumed a token, not before.
         self.is_empty = engine.is_accepting() and self._allows_end_only()
         self.grammar = grammar
+        self._limits = limits
         self._lock = threading.Lock()
         self._byte_engine: LLMatcher | None = None
 
@@ -72,7 +74,7 @@ class LlgCompiled(CompiledConstraint):
         """
         with self._lock:
             if self.engine is engine and first_mask_error(engine, self.tokenizer):
-                fresh = build_engine(self.grammar, self.tokenizer)
+                fresh = build_engine(self.grammar, self.tokenizer, limits=self._limits)
                 if not first_mask_error(fresh, self.tokenizer):
                     self.engine = fresh
             return self.engine is not engine

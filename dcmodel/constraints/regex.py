@@ -14,6 +14,7 @@ from dcmodel.constraints.forced_text import MAX_RUN, forced_text
 from dcmodel.constraints.lark.nodes import node_size
 from dcmodel.constraints.llg import LlgCompiled
 from dcmodel.constraints.llg_engine import (
+    TEXT_LIMITS,
     build_engine,
     engine_error,
     first_mask_error,
@@ -59,7 +60,7 @@ class Regex(Constraint):
             grammar = without_forcing(grammar)
         if node is None or node_size(node) > MAX_CHEAP_SIZE:
             check_in_child(grammar, what="regex")
-        engine = build_engine(grammar, tokenizer)
+        engine = build_engine(grammar, tokenizer, limits=TEXT_LIMITS)
         if message := engine_error(engine):
             raise _refusal(self.pattern, message)
         if (message := first_mask_error(engine, tokenizer)) and not is_dead_end(message):
@@ -68,7 +69,7 @@ class Regex(Constraint):
             )
         if message:
             raise UnsatisfiableConstraintError(f"no text matches the regex {self.pattern[:80]!r}.")
-        return LlgCompiled(engine, grammar, tokenizer, forcing=forcing)
+        return LlgCompiled(engine, grammar, tokenizer, forcing=forcing, limits=TEXT_LIMITS)
 
     def terminal(self) -> str:
         return f"/{regex_to_lark(self.pattern, '')}/" if self.pattern else '""'

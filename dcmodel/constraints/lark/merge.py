@@ -107,9 +107,11 @@ class Merger:
             case Repeat(body, low, high):
                 return Repeat(self._join_singles(body), low, high)
             case Choice(parts):
-                singles = [part for part in parts if self._is_single(part, self._single)]
+                single = [self._is_single(part, self._single) for part in parts]
+                singles = [part for part, is_single in zip(parts, single, strict=True) if is_single]
                 flat = list(self._alternatives(singles))
-                others = [self._join_singles(part) for part in parts if part not in singles]
+                rest = [part for part, is_single in zip(parts, single, strict=True) if not is_single]
+                others = [self._join_singles(part) for part in rest]
                 if len(flat) < MIN_ALTERNATIVES:
                     return choice([*singles, *others])
                 return choice([self._terminal(choice(dict.fromkeys(flat)), "SET"), *others])
