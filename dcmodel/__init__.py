@@ -17,18 +17,22 @@ if TYPE_CHECKING:
     from dcmodel.backend import Backend, LoadedEngine, LoadOptions
     from dcmodel.constraint import Constraint
     from dcmodel.constraints import (
+        And,
         Choice,
         Grammar,
         Hole,
         JsonSchema,
         Length,
         MaskFunction,
+        Not,
         NotIn,
+        Or,
         PrefixOf,
         Regex,
         StartsWith,
         Stop,
         Template,
+        Then,
         TokenSet,
         Type,
         Until,
@@ -60,6 +64,7 @@ _MODULES = {
     "backend": ("Backend", "LoadOptions", "LoadedEngine"),
     "constraint": ("Constraint",),
     "constraints": (
+        *("And", "Not", "Or", "Then"),
         *("Choice", "Grammar", "Hole", "JsonSchema", "Length", "MaskFunction", "NotIn", "PrefixOf"),
         *("Regex", "StartsWith", "Stop", "Template", "TokenSet", "Type", "Until"),
         *("stops_at", "stops_before"),
@@ -87,6 +92,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "LLM",
+    "And",
     "AsyncTextStream",
     "Backend",
     "Certificate",
@@ -107,7 +113,9 @@ __all__ = [
     "LoadedEngine",
     "MaskFunction",
     "ModelInfo",
+    "Not",
     "NotIn",
+    "Or",
     "PrefixOf",
     "Regex",
     "SamplingParams",
@@ -118,6 +126,7 @@ __all__ = [
     "Stop",
     "Template",
     "TextStream",
+    "Then",
     "TokenLogprobs",
     "TokenMask",
     "TokenSet",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from dcmodel.types import Completion, GenerateRequest, ModelInfo, ScoreRequest, ScoreResult, TokenStep
 from dctokenizers import Tokenizer
@@ -33,6 +33,8 @@ class GenerateStream(ABC, AsyncIterator[TokenStep]):
 class DcModel(ABC):
     """A model that generates and scores token by token. Safe to use from several event loops."""
 
+    can_heal: ClassVar[bool] = False
+    """Whether `generate` honours `GenerateRequest.healed`; `LLM` heals prompts only where it does."""
     info: ModelInfo
     tokenizer: Tokenizer
 

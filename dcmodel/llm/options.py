@@ -77,14 +77,14 @@ class RequestTemplate:
     """With a prompt that stands for nothing."""
     heal: bool
 
-    def fill(self, tokenizer: Tokenizer, prompt: Prompt, index: int) -> GenerateRequest:
-        """The request of prompt number `index` of a batch."""
+    def fill(self, tokenizer: Tokenizer, prompt: Prompt, index: int, *, can_heal: bool) -> GenerateRequest:
+        """The request of prompt number `index` of a batch. `can_heal`: the model's own word."""
         request = self.request
         token_ids = prompt_ids(tokenizer, prompt)
         healed, count = "", len(token_ids)
         constraint = request.constraint
         is_about_text = constraint is None or not constraint.is_about_tokens
-        if self.heal and isinstance(prompt, str) and is_about_text:
+        if self.heal and can_heal and isinstance(prompt, str) and is_about_text:
             token_ids, healed = heal(tokenizer, token_ids)
         sampling = request.sampling
         if sampling.seed is not None and index:

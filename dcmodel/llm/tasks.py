@@ -25,7 +25,7 @@ from dcmodel.types import Completion
 
 def start(model: DcModel, template: RequestTemplate, prompt: Prompt, index: int = 0) -> GenerateStream:
     """Start the request of prompt number `index`; call it inside a running event loop."""
-    return model.generate(template.fill(model.tokenizer, prompt, index))
+    return model.generate(template.fill(model.tokenizer, prompt, index, can_heal=model.can_heal))
 
 
 async def generate_all(

@@ -36,6 +36,8 @@ COMPILE_WORKERS = 16
 class LocalDcModel(DcModel):
     """Generates and scores on one engine. Constraints compile on threads of their own, once each."""
 
+    can_heal = True
+
     def __init__(self, loaded: LoadedEngine, *, constraints: ConstraintCache | None = None) -> None:
         self.info = loaded.info
         self.tokenizer = loaded.tokenizer

@@ -17,7 +17,7 @@ import pytest
 from fakes.scripted_model import ScriptedModel
 
 import dcmodel
-from dcmodel import LLM, ChoiceResult, Completion, Scored
+from dcmodel import LLM, Choice, ChoiceResult, Completion, Regex, Scored
 from dcmodel.backend import Backend
 from dcmodel.errors import EngineError, InvalidRequestError, ModelClosedError, SettingError, TokenRangeError
 from dcmodel.llm.options import GenerateOptions
@@ -135,9 +135,9 @@ def test_an_unknown_option_is_a_type_error_that_says_what_was_meant(llm):
         llm.generate("abc", temprature=1.0)
 
 
-def test_two_constraints_at_once_are_refused_by_name(llm):
-    with pytest.raises(InvalidRequestError, match="regex and choices"):
-        llm.generate("abc", regex="a", choices=["a"])
+def test_of_two_constraints_at_once_both_must_hold(llm, model):
+    llm.generate("abc", regex="[ab]+", choices=["a", "c"])
+    assert model.requests[-1].constraint == Regex("[ab]+") & Choice(["a", "c"])
 
 
 def test_a_constraint_of_another_type_is_refused(llm):
