@@ -6,7 +6,7 @@ import importlib.util
 import subprocess
 import sys
 
-SCRIPTS = ("masks", "generate", "valid")
+SCRIPTS = ("masks", "mask_batch", "mask_apply", "forced", "json_schema", "generate", "valid")
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ MIN_CHUNK = 8
 # Callers' functions may wait for something: each then has a thread of its own.
 MAX_WAITING = 32
 # What a hand-over costs, both threads together: quicker work is done by who asks for it.
-HAND_OVER = 60e-6
+HAND_OVER = 100e-6
 # A caller's function that takes longer than this is not put in line behind another.
 SLOW_FUNCTION = 1e-3
 # What is expected of the next step falls by this factor from the slowest one.
