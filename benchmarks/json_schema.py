@@ -5,7 +5,7 @@ that has no valid one counts as right; a schema that is not compiled does not. E
 invalid was accepted by ours.
 
     python -m benchmarks.json_schema
-    python -m benchmarks.json_schema --options spaced/any --no-rivals --json out.json
+    python -m benchmarks.json_schema --options spaced/any --rivals llguidance --json out.json
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.schema_rivals import Contender, OurSchemas, RawLlguidance, Refused, rivals
+from benchmarks.schema_rivals import RIVALS, Contender, OurSchemas, RawLlguidance, Refused, rivals
 from benchmarks.schemas import FILES, is_available
 from benchmarks.tables import Table, write_json
 from benchmarks.vocabularies import DATA
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     contenders: list[Contender] = [
         OurSchemas(tokenizer, *option.split("/")) for option in options.options or OPTIONS
     ]
-    contenders += [] if options.no_rivals else rivals(tokenizer)
+    contenders += rivals(tokenizer, options.rivals)
     tables, wrong = [], 0
     for file in FILES:
         rows = _read(DATA / file)[:: options.every]
@@ -86,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--options", nargs="+", choices=OPTIONS, help="whitespace/key order; all by default")
     parser.add_argument("--vocabulary", default="cl100k_base", help="o200k_base, cl100k_base or r50k_base")
     parser.add_argument("--every", type=int, default=1, help="only each n-th schema")
-    parser.add_argument("--no-rivals", action="store_true")
+    parser.add_argument(
+        "--rivals", nargs="*", choices=RIVALS, default=RIVALS, help="beside ours, if installed"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser
 

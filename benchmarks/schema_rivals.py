@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from dctokenizers import Tokenizer
 
 LIMITS = LLParserLimits(initial_lexer_fuel=10**8, step_lexer_fuel=10**8)
 SPACED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+RIVALS = ("llguidance", "xgrammar")
 Accepts = Callable[[list[int]], bool]
 
 
@@ -110,9 +111,11 @@ class Xgrammar:
         return "engine", accepts
 
 
-def rivals(tokenizer: Tokenizer) -> list[Contender]:
-    """What is installed."""
-    found: list[Contender] = [RawLlguidance(tokenizer, lenient=False), RawLlguidance(tokenizer, lenient=True)]
-    if find_spec("xgrammar"):
+def rivals(tokenizer: Tokenizer, names: Sequence[str]) -> list[Contender]:
+    """Those of the names that are installed."""
+    found: list[Contender] = []
+    if "llguidance" in names:
+        found += [RawLlguidance(tokenizer, lenient=False), RawLlguidance(tokenizer, lenient=True)]
+    if "xgrammar" in names and find_spec("xgrammar"):
         found.append(Xgrammar(tokenizer))
     return found

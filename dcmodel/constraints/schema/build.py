@@ -133,7 +133,8 @@ def _build(plan: Plan, tokenizer: Tokenizer) -> CompiledConstraint:
         if is_dead_end(message):
             raise _unsatisfiable()
         raise InvalidConstraintError(f"the JSON schema is too complex: {message:.300}.")
-    compiled = LlgCompiled(engine, plan.grammar, tokenizer, forcing=plan.forcing)
+    is_composed = " & " in plan.grammar or " ~" in plan.grammar
+    compiled = LlgCompiled(engine, plan.grammar, tokenizer, forcing=plan.forcing, stops_late=is_composed)
     if plan.check is None:
         return compiled
     return CheckedCompiled(compiled, plan.check, tokenizer)

@@ -24,11 +24,13 @@ from dcmodel.errors import DeadEndError, UnsatisfiableConstraintError
 from dcmodel.mask import mask_words
 from dctokenizers import Tokenizer
 
-FIRST_STEPS = 4_000
+FIRST_STEPS = 1_500
 NEXT_STEPS = 300
 """Moves of a walker that a search may cost, at the beginning and after a token: some hundred and some ten
 milliseconds."""
-MAX_WAIT = 128
+MAX_PAUSE = 64
+BYTES_PER_WAIT = 256
+"""A witness is tried on the whole text: for each so many bytes, one token more passes without."""
 FILLERS = (b"", b'"', b"0", b'""', b'"a"', b"a", b"null", b"true", b"{}", b"[]", b": 0", b'": 0')
 """What may stand between the text and the signs that close it."""
 
@@ -174,20 +176,21 @@ def _after(state: _State, check: SchemaWalker, text: bytes) -> _State | None:
     """The state after `text`, which grammar and check accept; None where it surely cannot be completed."""
     pending = state.pending + text
     if state.witness is not None and state.witness.startswith(text):
-        return _State(check, state.grammar, pending, state.witness[len(text) :])
+        return _State(check, state.grammar, pending, state.witness[len(text) :], max(state.wait - 1, 0))
     if state.wait:
         return _State(check, state.grammar, pending, None, state.wait - 1, state.last_wait)
     moved = move_over((state.grammar,), pending)
     assert moved is not None, "the matcher of the same grammar accepted it"
     walkers = (*moved, check)
+    pause = min(check.size // BYTES_PER_WAIT, MAX_PAUSE)
     for guess in _guesses(state.witness, check):
         there = move_over(walkers, guess)
         if there is not None and all(walker.is_accepting for walker in there):
-            return _State(check, moved[0], witness=guess)
+            return _State(check, moved[0], witness=guess, wait=pause)
     found = find_completion(walkers, steps=NEXT_STEPS)
     if found.completion is None and found.is_exhaustive:
         return None
-    wait = 0 if found.completion is not None else min(2 * state.last_wait + 1, MAX_WAIT)
+    wait = pause if found.completion is not None else 2 * state.last_wait + 1
     return _State(check, moved[0], witness=found.completion, wait=wait, last_wait=wait)
 
 

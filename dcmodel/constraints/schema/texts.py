@@ -7,7 +7,7 @@ from jsonschema_rs import CanonicalSchema
 
 from dcmodel.constraints.schema.canonical import resolve
 from dcmodel.constraints.schema.ecma import NotRegularError, UnclearError
-from dcmodel.constraints.schema.formats import PATTERNS, SILENT_FORMATS
+from dcmodel.constraints.schema.formats import PATTERNS
 from dcmodel.constraints.schema.lark import LarkWriter
 from dcmodel.constraints.schema.strings import (
     STRING,
@@ -80,11 +80,8 @@ def _relaxed(pattern: str) -> str | None:
 def _formats(view: forms.StringView, writer: LarkWriter) -> list[str]:
     parts = []
     for name in view.formats:
-        if name in SILENT_FORMATS:
-            continue
         form = PATTERNS.get(name)
-        if form is None:
-            writer.note("format")
+        if form is None:  # not of the standard, and so a remark
             continue
         if not form.is_exact:
             writer.note("format")

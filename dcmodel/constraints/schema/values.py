@@ -15,7 +15,7 @@ import jsonschema_rs.canonical as forms
 from jsonschema_rs import CanonicalSchema
 
 from dcmodel.constraints.schema.arrays import array_rules
-from dcmodel.constraints.schema.canonical import is_empty, meet, resolve
+from dcmodel.constraints.schema.canonical import are_apart, difference, meet, resolve
 from dcmodel.constraints.schema.constants import ConstantWriter
 from dcmodel.constraints.schema.lark import LarkWriter
 from dcmodel.constraints.schema.numbers import (
@@ -206,12 +206,20 @@ class ValueWriter:
         return self.of_type("number") if leaf is None else [self.writer.leaf(leaf)]
 
     def _one_of(self, branches: list[CanonicalSchema], only: str | None) -> list[str]:
-        for place, one in enumerate(branches):
-            for other in branches[:place]:
-                both = meet(resolve(one), resolve(other))
-                if both is None or not is_empty(both):
+        """Each branch without what another admits as well."""
+        alone = []
+        for branch in branches:
+            rest: CanonicalSchema = branch
+            for other in branches:
+                if other is branch or are_apart(branch, other):
+                    continue
+                less = difference(rest, other)
+                if less is None:
                     self.writer.note("oneOf")
-        return [text for branch in branches for text in self._branch(branch, only)]
+                else:
+                    rest = less
+            alone.append(rest)
+        return [text for rest in alone for text in self._branch(rest, only)]
 
     def _all_of(self, branches: list[CanonicalSchema], only: str | None) -> list[str]:
         """The intersection where it can be said, else the branch that says most."""

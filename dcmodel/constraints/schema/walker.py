@@ -82,6 +82,11 @@ class SchemaWalker(Walker):
             self._valid = value is not _BROKEN and self._check.validator.is_valid(value)
         return self._valid
 
+    @property
+    def size(self) -> int:
+        """The length of the text in bytes."""
+        return len(self._text)
+
     def closing(self) -> bytes:
         """The signs that close all that is open."""
         signs = bytearray()

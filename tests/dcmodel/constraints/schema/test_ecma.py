@@ -163,7 +163,6 @@ def test_anchors_are_kept_for_the_engines_own_compiler():
         r"^\bab",
         "(?<=a)b",
         "(?=.*1)^[a1]+$",
-        r"^(?<n>a)\k<n>$",
         "a(^b|c)*$",
     ],
 )
