@@ -73,7 +73,7 @@ def scan_lark(text: str) -> LarkScan:
     scan.attributes = list(_blocked_attributes(tokens))
     try:
         scan.may_force = all(forced_text(node).is_bounded for node in _Terminals(tokens).nodes())
-    except (_UnknownError, RegexSyntaxError, UnsupportedConstraintError, RecursionError):
+    except (_UnknownError, RegexSyntaxError, UnsupportedConstraintError, RecursionError, IndexError):
         scan.may_force = False
     return scan
 

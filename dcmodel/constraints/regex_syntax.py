@@ -110,7 +110,7 @@ class _Reader:
                 node = Loop(node, 0, 1)
             elif self.take("{"):
                 low, comma, high = self.until("}").partition(",")
-                if not (low or high).strip().isdecimal():
+                if not all(count.strip().isdecimal() for count in {low or high, high or low}):
                     raise RegexSyntaxError(self.pattern)
                 least = int(low or 0)
                 node = Loop(node, least, (int(high) if high.strip() else None) if comma else least)

@@ -42,7 +42,9 @@ def _complements(tokens: list[Token]) -> list[Edit]:
         head = statement[0]
         if head.kind != "name" or not is_terminal_name(head.text) or len(statement) < 3:
             continue
-        body = statement[2:] if statement[1].text == ":" else []
+        if statement[1].text != ":":
+            continue
+        body = statement[2:]
         pairs = zip(body, [*body[1:], None], strict=True)
         if any(token.text == "~" and (after is None or after.kind != "number") for token, after in pairs):
             last = body[-1]

@@ -23,7 +23,6 @@ from dcmodel.constraints.lark.nodes import Nodes, UnknownNodeError
 from dcmodel.constraints.lark.syntax import Atom, Choice, Expr, GrammarTree, Ref, Repeat, Seq, references
 from dcmodel.constraints.lark_scan import is_terminal_name
 
-MAX_STEPS = 200_000
 MAX_LEXEMES = 250
 
 
@@ -36,13 +35,14 @@ class _Edges:
     is_nullable: bool = False
 
 
-def find_conflict(rules: Mapping[str, Expr], tree: GrammarTree, start: str) -> tuple[Expr, Expr] | None:
+def find_conflict(
+    rules: Mapping[str, Expr], tree: GrammarTree, start: str, meter: Meter
+) -> tuple[Expr, Expr] | None:
     """Two terminals of which the first can be read on as the second; None where there are none.
 
     `rules` are those of the grammar; `tree` resolves terminals. Raises `UnknownNodeError` and
     `TooLargeError` where that cannot be found out.
     """
-    meter = Meter(MAX_STEPS)
     reader = _Adjacency(rules, Nodes(tree), meter)
     automata = reader.automata
     following: dict[Expr, set[Expr]] = {lexeme: set() for lexeme in automata}

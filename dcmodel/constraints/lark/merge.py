@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from dcmodel.constraints.lark.automaton import TooLargeError
+from dcmodel.constraints.lark.automaton import Meter, TooLargeError
 from dcmodel.constraints.lark.fixpoint import names_where
 from dcmodel.constraints.lark.lexemes import find_conflict, reachable
 from dcmodel.constraints.lark.nodes import Nodes, UnknownNodeError, has_loop
@@ -34,6 +34,8 @@ MIN_ALTERNATIVES = 4
 MAX_TERMINAL = 4_000
 """Largest merged terminal, in characters with its repeats written out."""
 MAX_ATTEMPTS = 40
+MAX_STEPS = 400_000
+"""Work that may go into finding out what can be merged: tenths of a second."""
 
 
 class Merger:
@@ -66,6 +68,7 @@ class Merger:
         self._spelled = names_where(self._rules, self._is_spelled)
         self._nullable = names_where(self._rules, self._is_nullable)
         self._repeating = names_where(self._rules, self._repeats)
+        meter = Meter(MAX_STEPS)
         for _ in range(MAX_ATTEMPTS):
             self.terminals, self._names = dict(terminals), {}
             merged = {name: self._merge(body) for name, body in joined.items()}
@@ -73,7 +76,10 @@ class Merger:
                 break
             try:
                 conflict = find_conflict(
-                    {name: merged[name] for name in reachable(merged, start)}, self._whole_tree(), start
+                    {name: merged[name] for name in reachable(merged, start)},
+                    self._whole_tree(),
+                    start,
+                    meter,
                 )
             except (UnknownNodeError, TooLargeError, RecursionError):
                 break

@@ -24,6 +24,7 @@ from dcmodel.constraints.lark.syntax import (
 )
 from dcmodel.errors import UnsatisfiableConstraintError
 
+MAX_CHARACTERS = 300_000
 MAX_DEFINITIONS = 1_000
 MAX_CHEAP_SIZE = 20_000
 MAX_CHEAP_CHAIN = 200
@@ -50,6 +51,8 @@ def prepare_grammar(text: str, *, is_empty: IsEmpty | None = None) -> PreparedGr
     `is_empty` is asked about terminals with `&` or `~`. Raises `UnsatisfiableConstraintError`, which names
     the rule or terminal at fault, where no text can ever be complete.
     """
+    if len(text) > MAX_CHARACTERS:
+        return PreparedGrammar(text)
     try:
         tree = read_grammar(text)
         if "start" not in tree.definitions or len(tree.definitions) > MAX_DEFINITIONS:

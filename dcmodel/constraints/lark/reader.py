@@ -53,10 +53,12 @@ def _add(tree: GrammarTree, statement: list[Token], text: str) -> None:
     if head.kind != "name" or colon is None or name in tree.definitions:
         raise UnknownSyntaxError(head.text)
     body: Expr | None = None
-    if colon == 1:
+    # A line that goes on begins with a bar.
+    is_whole = all(token.text == "|" or not token.first for token in statement[1:])
+    if colon == 1 and is_whole:
         try:
             body = _Reader(statement[2:], in_terminal=is_terminal_name(name)).whole()
-        except (UnknownSyntaxError, RecursionError):
+        except (UnknownSyntaxError, RecursionError, IndexError):
             body = None
     tree.definitions[name] = Definition(name, body, tuple(statement))
 
@@ -94,7 +96,7 @@ class _Reader:
         while self.at < len(self.tokens) and self.tokens[self.at].text not in ("|", ")", "]", "->"):
             parts.append(self.quantified(self.atom()))
         if not self.in_terminal and self.take("->"):
-            if self.at >= len(self.tokens) or self.tokens[self.at].kind != "name":
+            if self.tokens[self.at].kind != "name" or is_terminal_name(self.tokens[self.at].text):
                 raise UnknownSyntaxError("->")
             self.at += 1
         return seq(parts)
@@ -165,9 +167,9 @@ class _Reader:
     def once(self, expr: Repeat) -> Expr:
         if self.ahead("*", "+", "?", "~", "{"):
             raise UnknownSyntaxError("a quantifier of a quantifier")
-        if expr.high is not None and expr.high < expr.low:
+        if expr.high is not None and (expr.high < expr.low or expr.high == 0):
             raise UnknownSyntaxError("a range without a number")
-        return EMPTY if expr.high == 0 or expr.body == EMPTY else expr
+        return EMPTY if expr.body == EMPTY else expr
 
     def number(self) -> int:
         if self.at >= len(self.tokens) or self.tokens[self.at].kind != "number":

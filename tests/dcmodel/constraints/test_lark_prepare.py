@@ -10,10 +10,12 @@ import pytest
 from llguidance import LLMatcher
 
 from dcmodel.constraints.lark import prepare_grammar
+from dcmodel.constraints.lark.guards import guarded
 from dcmodel.constraints.lark.reader import read_grammar
 from dcmodel.constraints.lark.syntax import Atom, Choice, Ref, Repeat, Seq
-from dcmodel.constraints.llg_walker import build_byte_engine
-from dcmodel.errors import UnsatisfiableConstraintError
+from dcmodel.constraints.lark_scan import scan_lark
+from dcmodel.constraints.llg_walker import build_byte_engine, byte_tokenizer
+from dcmodel.errors import UnsatisfiableConstraintError, UnsupportedConstraintError
 
 ALPHABET = "abc"
 LONGEST = 5
@@ -220,3 +222,61 @@ def test_what_may_be_dear_is_not_called_cheap():
 def test_rules_that_double_are_not_written_out():
     text = "start: r0\n" + "\n".join(f"r{n}: r{n + 1} r{n + 1}" for n in range(40)) + '\nr40: "b"+ | "c"'
     assert len(prepare_grammar(text).text) < 20 * len(text)
+
+
+PIECES = (
+    "{",
+    "}",
+    "(",
+    ")",
+    "|",
+    "*",
+    "~2..",
+    "..",
+    '"',
+    '"a"',
+    "/",
+    "#",
+    "\n",
+    ":",
+    "->",
+    "%json",
+    "%ignore",
+)
+MORE_PIECES = (
+    "::",
+    "<|x|>",
+    "&",
+    "{1,",
+    "{2}",
+    "{0}",
+    "\\",
+    "i",
+    "A",
+    "start",
+    "!",
+    '"\\u12"',
+    "/(?i)a/",
+    "{3,1}",
+)
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_a_broken_grammar_is_never_more_than_refused(seed):
+    """Whatever stands in the text, it is read, or left to the engine, which has the same to say of both."""
+    choices = random.Random(seed)
+    letters = list(random_grammar(seed) if choices.random() < 0.7 else NAIVE)
+    for _ in range(choices.randint(1, 6)):
+        at = choices.randrange(len(letters))
+        letters[at : at + choices.randint(0, 3)] = choices.choice((*PIECES, *MORE_PIECES, ""))
+    text = "".join(letters)
+    scan_lark(text)
+    try:
+        prepared = guarded(prepare_grammar(text).text)
+    except (UnsatisfiableConstraintError, UnsupportedConstraintError):
+        return
+    said = [
+        LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(each), byte_tokenizer())
+        for each in (text, prepared)
+    ]
+    assert bool(said[0]) == bool(said[1]), (text, prepared, said)
