@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
@@ -26,11 +27,15 @@ from dcmodel.constraints.algebra.walkers import NotWalker
 from dcmodel.constraints.choice import Choice
 from dcmodel.constraints.forced_text import MAX_RUN, forced_text
 from dcmodel.constraints.lark_scan import scan_lark
+from dcmodel.constraints.phrases.not_in import NotIn
 from dcmodel.constraints.regex import Regex
 from dcmodel.constraints.regex_syntax import RegexSyntaxError, parse_regex
 from dcmodel.errors import CapabilityError, UnsatisfiableConstraintError, UnsupportedConstraintError
 from dctokenizers import Tokenizer
 
+MAX_HINTS = 24
+MAX_PHRASES_IN_ORDER = 4
+WORD = re.compile(r"\w[\w ]*")
 MAX_FILTERED = 5_000
 """Options that are tried one by one; of more, the list stays a part like another."""
 
@@ -56,7 +61,11 @@ def compile_all_of(parts: Sequence[Constraint], tokenizer: Tokenizer) -> Compile
     if all(isinstance(part, WalkerCompiled) for part in compiled):
         compiled.insert(0, any_text(tokenizer))
         labels.insert(0, "any text")
-    return compiled[0] if len(compiled) == 1 else LiveCompiled(compiled, tokenizer, labels=labels)
+    return (
+        compiled[0]
+        if len(compiled) == 1
+        else LiveCompiled(compiled, tokenizer, labels=labels, hints=literals_of(parts))
+    )
 
 
 def compile_one_of(parts: Sequence[Constraint], tokenizer: Tokenizer) -> CompiledConstraint:
@@ -109,21 +118,33 @@ def compile_not(part: Constraint, tokenizer: Tokenizer) -> CompiledConstraint:
     except CapabilityError:
         return TokenComplement(part.compile(tokenizer), tokenizer)
     labels = ("any text", f"not {label(part)}")
-    return LiveCompiled([any_text(tokenizer), check], tokenizer, labels=labels)
+    return LiveCompiled([any_text(tokenizer), check], tokenizer, labels=labels, hints=literals_of([part]))
 
 
 def group_regular(parts: Sequence[Constraint]) -> list[list[Constraint]]:
     """Neighbours that are regular together, every other part by itself."""
     groups: list[list[Constraint]] = []
-    for is_regular, items in groupby(parts, key=lambda part: part.terminal() is not None):
+    for is_regular, items in groupby(parts, key=lambda part: terminal_in_order(part) is not None):
         run = list(items)
         groups += [run] if is_regular else [[part] for part in run]
     return groups
 
 
+def terminal_in_order(part: Constraint) -> str | None:
+    """A part's terminal in a sequence, where a few phrases are worth one: borders are exact inside it."""
+    if isinstance(part, NotIn) and len(part.phrases) <= MAX_PHRASES_IN_ORDER:
+        return regular.none_of(regular.containing(part.phrases))
+    return part.terminal()
+
+
 def compile_group(group: Sequence[Constraint], tokenizer: Tokenizer) -> CompiledConstraint:
     """A group of `group_regular`."""
-    return _one_terminal(regular.one_after_the_other, group, tokenizer)
+    if len(group) == 1:
+        return group[0].compile(tokenizer)
+    rule = _Group(group)
+    return regular.compile_terminal(
+        rule.terminal(), tokenizer, label=" then ".join(map(label, group)), forcing=all(map(may_force, group))
+    )
 
 
 def any_text(tokenizer: Tokenizer) -> CompiledConstraint:
@@ -147,13 +168,35 @@ def label(part: Constraint) -> str:
     return f"{part.kind} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
+def literals_of(parts: Iterable[Constraint]) -> list[bytes]:
+    """Texts that the rules name: what a search for a match should try."""
+    found: dict[bytes, None] = {}
+    for part in parts:
+        inner = getattr(part, "parts", None) or ([part.part] if part.kind == "not" else None)  # type: ignore[attr-defined]
+        if inner is not None:
+            rules = [rule for rule in inner if isinstance(rule, Constraint)]
+            found.update(dict.fromkeys(literals_of(rules)))
+            continue
+        try:
+            fields = part.to_dict()
+        except CapabilityError:
+            continue
+        for name, value in fields.items():
+            texts = value if isinstance(value, list) else [value]
+            for text in texts[:MAX_HINTS] if name != "kind" else ():
+                if isinstance(text, str):
+                    words = WORD.findall(text) if part.kind in ("regex", "grammar") else [text]
+                    found.update(dict.fromkeys(word.encode() for word in words if word))
+    return list(found)[:MAX_HINTS]
+
+
 class _Group(Constraint):
     """Regular parts in order, for the look at their common border."""
 
     kind = "group"
 
     def __init__(self, parts: Sequence[Constraint]) -> None:
-        self._terminal = regular.one_after_the_other([part.terminal() or "" for part in parts])
+        self._terminal = regular.one_after_the_other([terminal_in_order(part) or "" for part in parts])
 
     @property
     def key(self) -> str:
@@ -220,7 +263,7 @@ def may_force(part: Constraint) -> bool:
     parts = getattr(part, "parts", None)
     if parts is not None:
         return all(map(may_force, parts))
-    if part.kind == "not":
+    if part.kind in ("not", "not_in"):
         return True
     if isinstance(part, Choice):
         return max(map(len, part.options)) <= MAX_RUN

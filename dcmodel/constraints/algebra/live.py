@@ -46,7 +46,8 @@ class LiveCompiled(CompiledConstraint):
     """Several compiled rules of which all must hold, for one vocabulary.
 
     `parts` that are `WalkerCompiled` only check. Raises `UnsatisfiableConstraintError` where no text
-    satisfies all, `InvalidConstraintError` where none was found in reasonable time.
+    satisfies all, `InvalidConstraintError` where none was found in reasonable time. `hints` are texts
+    that a match may well have to hold.
     """
 
     def __init__(
@@ -55,10 +56,12 @@ class LiveCompiled(CompiledConstraint):
         tokenizer: Tokenizer,
         *,
         labels: Sequence[str] = (),
+        hints: Sequence[bytes] = (),
         first_steps: int = FIRST_STEPS,
     ) -> None:
         self.tokenizer = tokenizer
         self.parts = tuple(parts)
+        self.hints = tuple(hints)
         self.labels = tuple(labels) or tuple(type(part).__name__ for part in parts)
         self.masking = tuple(part for part in parts if not isinstance(part, WalkerCompiled))
         self.words = mask_words(tokenizer.vocab_size)
@@ -73,7 +76,8 @@ class LiveCompiled(CompiledConstraint):
                 # A count of tokens can be looked ahead, a caller's own choice of tokens cannot.
                 self.is_open |= not hasattr(part.matcher(), "remaining")
         self.first = _State(tuple(walkers), b"", b"")
-        found = find_completion(walkers, steps=first_steps, is_wanted=self.matcher().is_wanted)
+        is_wanted = self.matcher().is_wanted
+        found = find_completion(walkers, steps=first_steps, hints=self.hints, is_wanted=is_wanted)
         if found.completion is None:
             raise self._clash(found, walkers)
         self.first = replace(self.first, witness=found.completion)
@@ -287,7 +291,9 @@ class LiveMatcher(Matcher):
             return None
         found = self._old_witness(walkers, witness)
         if found is None:
-            found = find_completion(walkers, steps=NEXT_STEPS, is_wanted=self.is_wanted).completion
+            hints = self._compiled.hints
+            search = find_completion(walkers, steps=NEXT_STEPS, hints=hints, is_wanted=self.is_wanted)
+            found = search.completion
         return None if found is None else _State(walkers, b"", found)
 
     def _old_witness(self, walkers: tuple[Walker, ...], witness: bytes) -> bytes | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+
 from dcmodel.constraints.llg import LlgCompiled
 from dcmodel.constraints.llg_engine import (
     NO_FORCING,
@@ -32,6 +35,11 @@ def one_after_the_other(terminals: list[str]) -> str:
 def none_of(terminal: str) -> str:
     """Any text that is not one of the terminal; a bare complement would also match broken UTF-8."""
     return f"(~{terminal} & {ANY_TEXT})"
+
+
+def containing(phrases: Iterable[str]) -> str:
+    """Any text in which one of the phrases appears."""
+    return f"({ANY_TEXT} {one_of([json.dumps(phrase) for phrase in phrases])} {ANY_TEXT})"
 
 
 def terminal_grammar(terminal: str, *, forcing: bool) -> str:

@@ -21,6 +21,8 @@ from dctokenizers import Tokenizer
 
 MAX_PARTS = 1_000
 MAX_DEPTH = 50
+MAX_PHRASES = 16
+"""Of which one must appear, as one terminal; more are looked for byte by byte."""
 
 
 class _Combination(Constraint):
@@ -151,6 +153,8 @@ class Not(Constraint):
     def terminal(self) -> str | None:
         if isinstance(self.part, Not):
             return self.part.part.terminal()
+        if isinstance(self.part, NotIn) and len(self.part.phrases) <= MAX_PHRASES:
+            return regular.containing(self.part.phrases)
         terminal = self.part.terminal()
         return regular.none_of(terminal) if terminal is not None else None
 

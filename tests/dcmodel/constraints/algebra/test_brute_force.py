@@ -16,8 +16,8 @@ from dcmodel.constraint import Matcher
 from dcmodel.constraints.algebra.compiling import label
 from dcmodel.errors import InvalidConstraintError, UnsatisfiableConstraintError
 
-CHUNKS = 16
-RULES_PER_CHUNK = 60
+CHUNKS = 8
+RULES_PER_CHUNK = 24
 MIN_CASES = 20_000
 
 
