@@ -50,6 +50,10 @@ class Length(Constraint):
         self.unit = unit
 
     @property
+    def is_about_tokens(self) -> bool:
+        return self.unit == "tokens"
+
+    @property
     def key(self) -> Hashable:
         return (self.kind, self.minimum, self.maximum, self.unit)
 

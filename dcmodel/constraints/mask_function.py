@@ -59,6 +59,10 @@ class MaskFunction(Constraint):
         self.function = function
 
     @property
+    def is_about_tokens(self) -> bool:
+        return True
+
+    @property
     def key(self) -> Hashable:
         try:
             hash(self.function)

@@ -42,6 +42,10 @@ class TokenSet(Constraint):
             )
 
     @property
+    def is_about_tokens(self) -> bool:
+        return True
+
+    @property
     def key(self) -> Hashable:
         return (self.kind, self.token_ids, self.min_count, self.max_count)
 
