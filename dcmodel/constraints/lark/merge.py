@@ -3,7 +3,9 @@
 A step of the parser for each character costs the engine some hundred times what a step of its lexer
 costs. Inside a terminal, one thing after another is exact; at its end the lexer is greedy. So rules are
 merged in two ways: an alternative of single terminals always, since the lexer reads alternatives
-together anyway; and larger parts only where `find_conflict` finds that greed changes nothing.
+together anyway; and larger parts only where `find_conflict` finds that greed changes nothing. Where greed
+would change the language of the grammar's own terminals, they are merged with what stands beside them, if
+that mends it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dcmodel.constraints.lark.automaton import Meter, TooLargeError
 from dcmodel.constraints.lark.fixpoint import names_where
 from dcmodel.constraints.lark.lexemes import find_conflict, reachable
-from dcmodel.constraints.lark.nodes import Nodes, UnknownNodeError, has_loop
+from dcmodel.constraints.lark.nodes import Nodes, UnknownNodeError, has_loop, is_nullable
 from dcmodel.constraints.lark.syntax import (
     EMPTY,
     Atom,
@@ -26,9 +28,9 @@ from dcmodel.constraints.lark.syntax import (
     Seq,
     choice,
     seq,
-    to_text,
 )
 from dcmodel.constraints.lark_scan import is_terminal_name
+from dcmodel.constraints.regex_syntax import Node
 
 MIN_ALTERNATIVES = 4
 MAX_TERMINAL = 4_000
@@ -49,7 +51,8 @@ class Merger:
         self.terminals: dict[str, Expr] = {}
         self._names: dict[Expr, str] = {}
         self._single = names_where(self._rules, self._is_single)
-        self._spelled: set[str] = set()
+        self._takes_loops = False
+        self._regular: set[str] = set()
         self._nullable: set[str] = set()
         self._repeating: set[str] = set()
         self._nodes = Nodes(tree)
@@ -65,24 +68,30 @@ class Merger:
             # Ignored text could not stand inside a terminal; of what is unknown nothing is known.
             return joined
         self._nodes = Nodes(self._whole_tree())
-        self._spelled = names_where(self._rules, self._is_spelled)
         self._nullable = names_where(self._rules, self._is_nullable)
-        self._repeating = names_where(self._rules, self._repeats)
         meter = Meter(MAX_STEPS)
-        for _ in range(MAX_ATTEMPTS):
-            self.terminals, self._names = dict(terminals), {}
-            merged = {name: self._merge(body) for name, body in joined.items()}
-            if not self._names:
-                break
+        for self._takes_loops in (False, True):
+            self._vetoed.clear()
+            self._regular = names_where(self._rules, self._is_regular)
+            self._repeating = names_where(self._rules, self._repeats)
             try:
-                conflict = find_conflict(
-                    {name: merged[name] for name in reachable(merged, start)},
-                    self._whole_tree(),
-                    start,
-                    meter,
-                )
+                merged = self._attempt(joined, terminals, start, meter)
             except (UnknownNodeError, TooLargeError, RecursionError):
                 break
+            if merged is not None:
+                return merged
+        self.terminals = terminals
+        return joined
+
+    def _attempt(
+        self, rules: Mapping[str, Expr], terminals: Mapping[str, Expr], start: str, meter: Meter
+    ) -> dict[str, Expr] | None:
+        """The rules with as much merged as leaves no conflict; None where there is always one."""
+        for _ in range(MAX_ATTEMPTS):
+            self.terminals, self._names = dict(terminals), {}
+            merged = {name: self._merge(body) for name, body in rules.items()}
+            living = {name: merged[name] for name in reachable(merged, start)}
+            conflict = find_conflict(living, self._whole_tree(), start, meter)
             if conflict is None:
                 return merged
             made = {name: expr for expr, name in self._names.items()}
@@ -91,8 +100,7 @@ class Merger:
                 break
             # A run of parts rather than one of them.
             self._vetoed.add(max(guilty, key=self._nodes.size))
-        self.terminals = terminals
-        return joined
+        return None
 
     # -- single terminals side by side -------------------------------------------------------------
 
@@ -116,10 +124,10 @@ class Merger:
                 single = [self._is_single(part, self._single) for part in parts]
                 singles = [part for part, is_single in zip(parts, single, strict=True) if is_single]
                 flat = list(self._alternatives(singles))
-                rest = [part for part, is_single in zip(parts, single, strict=True) if not is_single]
-                others = [self._join_singles(part) for part in rest]
                 if len(flat) < MIN_ALTERNATIVES:
-                    return choice([*singles, *others])
+                    return choice(map(self._join_singles, parts))
+                rest = [part for part, is_single in zip(parts, single, strict=True) if not is_single]
+                others = map(self._join_singles, rest)
                 return choice([self._terminal(choice(dict.fromkeys(flat)), "SET"), *others])
         return expr
 
@@ -135,37 +143,47 @@ class Merger:
 
     # -- spelled text ------------------------------------------------------------------------------
 
-    def _is_spelled(self, expr: Expr, known: set[str]) -> bool:
-        """Whether it is regular, and made of literals and classes of characters only."""
+    def _is_regular(self, expr: Expr, known: set[str]) -> bool:
+        """Whether it may be part of a terminal: no recursion, and no loops but those of the rules.
+
+        What is spelled out has none. Only where greed would change the language, the grammar's own
+        terminals take part, loops included.
+        """
         match expr:
             case Atom(_, node):
-                return not expr.is_special and node is not None and not has_loop(node)
+                return not expr.is_special and node is not None and self._is_part(node)
             case Ref(name) if is_terminal_name(name):
                 try:
-                    return self._nodes.size(expr) <= MAX_TERMINAL and not has_loop(self._nodes.of(expr))
+                    return self._nodes.size(expr) <= MAX_TERMINAL and self._is_part(self._nodes.of(expr))
                 except (UnknownNodeError, RecursionError):
                     return False
             case Ref(name):
                 return name in known
             case Seq(parts) | Choice(parts):
-                return all(self._is_spelled(part, known) for part in parts)
+                return all(self._is_regular(part, known) for part in parts)
             case Repeat(body):
-                return self._is_spelled(body, known)
+                return self._is_regular(body, known)
+
+    def _is_part(self, node: Node) -> bool:
+        return not is_nullable(node) and (self._takes_loops or not has_loop(node))
 
     def _repeats(self, expr: Expr, known: set[str]) -> bool:
         match expr:
+            case Ref(name) if is_terminal_name(name):
+                return self._takes_loops
             case Ref(name):
                 return name in known
+            case Atom(_, node):
+                return self._takes_loops and node is not None and has_loop(node)
             case Seq(parts) | Choice(parts):
                 return any(self._repeats(part, known) for part in parts)
             case Repeat(body, _, high):
                 return high is None or high > 1 or self._repeats(body, known)
-        return False
 
     def _may_merge(self, expr: Expr) -> bool:
         return (
             expr not in self._vetoed
-            and self._is_spelled(expr, self._spelled)
+            and self._is_regular(expr, self._regular)
             and self._repeats(expr, self._repeating)
             and self._nodes.size(expr) <= MAX_TERMINAL
         )
@@ -189,7 +207,7 @@ class Merger:
         start = 0
         while start < len(parts):
             end = start
-            while end < len(parts) and self._is_spelled(parts[end], self._spelled):
+            while end < len(parts) and self._is_regular(parts[end], self._regular):
                 end += 1
             run = Seq(parts[start:end])
             if 1 < end - start < len(parts) and self._may_merge(run):
@@ -272,18 +290,3 @@ class Merger:
             self._tree.imported,
             self._tree.ignores,
         )
-
-
-def write_grammar(
-    tree: GrammarTree, rules: Mapping[str, Expr], terminals: Mapping[str, Expr], text: str
-) -> str:
-    """The grammar as text: what was not rewritten as it stood."""
-    lines = list(tree.directives)
-    for name, definition in tree.definitions.items():
-        if name in rules:
-            lines.append(f"{name}: {to_text(rules[name])}")
-        elif definition.is_terminal or definition.body is None:
-            first, last = definition.tokens[0], definition.tokens[-1]
-            lines.append(text[first.position : last.position + len(last.text)])
-    lines += (f"{name}: {to_text(body)}" for name, body in terminals.items())
-    return "\n".join(lines) + "\n"

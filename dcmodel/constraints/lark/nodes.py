@@ -108,3 +108,18 @@ def has_loop(node: Node) -> bool:
         case Loop(body, _, high):
             return high is None or high > 1 or has_loop(body)
     return False
+
+
+def is_nullable(node: Node) -> bool:
+    """Whether the empty text may be one of its texts."""
+    match node:
+        case Text(text):
+            return not text
+        case OneOf():
+            return False
+        case Cat(parts):
+            return all(map(is_nullable, parts))
+        case Alt(parts):
+            return any(map(is_nullable, parts))
+        case Loop(body, low, _):
+            return low == 0 or is_nullable(body)

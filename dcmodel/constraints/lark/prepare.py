@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dcmodel.constraints.caret import with_caret
-from dcmodel.constraints.lark.merge import Merger, write_grammar
+from dcmodel.constraints.lark.merge import Merger
 from dcmodel.constraints.lark.nodes import MAX_SIZE, Nodes
 from dcmodel.constraints.lark.productive import culprit, unproductive_rules, without
 from dcmodel.constraints.lark.reader import UnknownSyntaxError, read_grammar
@@ -21,6 +21,7 @@ from dcmodel.constraints.lark.syntax import (
     choice,
     references,
     seq,
+    write_grammar,
 )
 from dcmodel.errors import UnsatisfiableConstraintError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dcmodel.constraints.lark_scan import Token
@@ -132,3 +132,18 @@ def to_text(expr: Expr) -> str:
             marks = {(0, None): "*", (1, None): "+", (0, 1): "?"}
             counts = f"{{{low},{'' if high is None else high}}}" if low != high else f"{{{low}}}"
             return f"({to_text(body)}){marks.get((low, high), counts)}"
+
+
+def write_grammar(
+    tree: GrammarTree, rules: Mapping[str, Expr], terminals: Mapping[str, Expr], text: str
+) -> str:
+    """The grammar as text: what was not rewritten as it stood."""
+    lines = list(tree.directives)
+    for name, definition in tree.definitions.items():
+        if name in rules:
+            lines.append(f"{name}: {to_text(rules[name])}")
+        elif definition.is_terminal or definition.body is None:
+            first, last = definition.tokens[0], definition.tokens[-1]
+            lines.append(text[first.position : last.position + len(last.text)])
+    lines += (f"{name}: {to_text(body)}" for name, body in terminals.items())
+    return "\n".join(lines) + "\n"

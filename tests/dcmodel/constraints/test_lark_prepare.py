@@ -132,6 +132,33 @@ def test_random_grammars_keep_their_texts(block):
     assert changed > CASES // 40
 
 
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        ("start: A B\nA: /[a-z]+/\nB: /[a-z][0-9]/", "abc1"),
+        ('start: WS " x"\nWS: / +/', "   x"),
+        ('start: A "ab"\nA: "ab"+', "ababab"),
+        (
+            'start: "<" pair ("," pair)* ">"\npair: NAME "x" NUMBER\nNAME: /[a-z]+/\nNUMBER: /[0-9]+/',
+            "<axx1,bx2>",
+        ),
+    ],
+)
+def test_where_greed_would_change_the_language_it_is_mended(text, good):
+    """The engine by itself reads the first terminal too far, and refuses these."""
+    engine = build_byte_engine(LLMatcher.grammar_from_lark(f'%llguidance {{"no_forcing": true}}\n{text}'))
+    assert engine.try_consume_tokens(list(good.encode())) < len(good) or not engine.is_accepting()
+    mended = f'%llguidance {{"no_forcing": true}}\n{prepare_grammar(text).text}'
+    engine = build_byte_engine(LLMatcher.grammar_from_lark(mended))
+    assert engine.try_consume_tokens(list(good.encode())) == len(good)
+    assert engine.is_accepting()
+
+
+def test_what_no_merging_mends_stays_as_it_is():
+    text = 'start: e\ne: NAME e? "x" | NAME\nNAME: /[a-z]+/'
+    assert not prepare_grammar(text).was_changed
+
+
 NAIVE = r"""start: value
 value: object | string | number | "true"
 object: "{" ws (member ("," ws member)*)? "}"
