@@ -103,6 +103,11 @@ class Matcher(ABC):
         return False
 
     @property
+    def may_wait(self) -> bool:
+        """Whether `fill_mask` may wait for something, as a caller's function does: it gets its own thread."""
+        return False
+
+    @property
     def is_spent(self) -> bool:
         """Whether everything is allowed from here on: the caller may go on without the matcher."""
         return False

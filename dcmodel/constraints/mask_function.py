@@ -162,6 +162,10 @@ class MaskFunctionMatcher(PlainMatcher):
             return self._ends > 0
         return len(self._mask()) == sum(map(self._allows, self._tokenizer.eos_token_ids))
 
+    @property
+    def may_wait(self) -> bool:
+        return True
+
     def fork(self) -> MaskFunctionMatcher:
         twin = MaskFunctionMatcher(self._function, self._tokenizer, self._loop)
         twin._token_ids, twin._ends, twin._answer = self._token_ids.copy(), self._ends, self._answer

@@ -73,7 +73,7 @@ class MaskFiller:
         functions: list[Job] = []
         for row, matcher in enumerate(matchers):
             if matcher is not None:
-                (functions if matcher.may_dead_end else jobs).append((row, matcher))
+                (functions if matcher.may_wait else jobs).append((row, matcher))
         if functions:
             size = 1 if self._per_function > SLOW_FUNCTION else MIN_CHUNK
             for begin in range(0, len(functions), size):

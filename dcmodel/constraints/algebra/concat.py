@@ -236,6 +236,10 @@ class ConcatMatcher(Matcher):
     def may_dead_end(self) -> bool:
         return all(place.matcher.may_dead_end for place in self.places)
 
+    @property
+    def may_wait(self) -> bool:
+        return any(place.matcher.may_wait for place in self.places)
+
     def fork(self) -> ConcatMatcher:
         twin = ConcatMatcher(self._compiled, self._states.copy())
         twin._token_ids, twin._ends = self._token_ids.copy(), self._ends

@@ -50,6 +50,10 @@ class DelegatingMatcher(Matcher):
     def may_dead_end(self) -> bool:
         return self._inner.may_dead_end
 
+    @property
+    def may_wait(self) -> bool:
+        return self._inner.may_wait
+
     def ways_out(self) -> list[int]:
         return self._inner.ways_out()
 

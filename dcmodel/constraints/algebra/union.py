@@ -127,6 +127,10 @@ class UnionMatcher(Matcher):
         return all(part.may_dead_end for part in self._alive())
 
     @property
+    def may_wait(self) -> bool:
+        return any(part.may_wait for part in self._alive())
+
+    @property
     def sampling(self) -> Mapping[str, Any]:
         return self._alive()[0].sampling
 
