@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
 from dcmodel.constraint import CompiledConstraint, Matcher
-from dcmodel.constraints import Choice, ConstraintCache
+from dcmodel.constraints import ConstraintCache
 from dcmodel.constraints.canonical import CanonicalCompiled, CanonicalPairs
-from dcmodel.constraints.healing import HealingCompiled
+from dcmodel.constraints.healing import AnyTokens, HealingCompiled
 from dcmodel.types import GenerateRequest
 from dctokenizers import Tokenizer
+
+MAX_HEALED_KEPT = 256
 
 
 class MatcherMaker:
@@ -17,13 +21,15 @@ class MatcherMaker:
         self._tokenizer = tokenizer
         self._cache = cache
         self._pairs = CanonicalPairs(tokenizer)
+        self._anything = AnyTokens(tokenizer)
+        self._lock = threading.Lock()
+        # By the healed text and the rule's compiled form, which the value keeps alive.
+        self._healed: dict[tuple[str, int], HealingCompiled] = {}
 
     def is_ready(self, request: GenerateRequest) -> bool:
         """Whether `matcher` has nothing to compile, so that it takes microseconds."""
         if request.constraint is None:
-            return not request.healed and not request.canonical
-        if request.healed:
-            return False
+            return not request.healed
         return self._cache.peek(request.constraint, self._tokenizer) is not None
 
     def matcher(self, request: GenerateRequest) -> Matcher | None:
@@ -31,14 +37,25 @@ class MatcherMaker:
 
         Raises what `Constraint.compile` raises.
         """
-        compiled = self._compiled(request)
+        if request.constraint is None and not request.healed and not request.canonical:
+            return None
+        compiled: CompiledConstraint = self._anything
+        if request.constraint is not None:
+            compiled = self._cache.get(request.constraint, self._tokenizer)
+        if request.healed:
+            compiled = self._healing(request.healed, compiled)
         if request.canonical:
-            compiled = compiled or HealingCompiled(b"", self._tokenizer)
             compiled = CanonicalCompiled(compiled, self._tokenizer, self._pairs)
-        return compiled.matcher() if compiled is not None else None
+        return compiled.matcher()
 
-    def _compiled(self, request: GenerateRequest) -> CompiledConstraint | None:
-        if request.constraint is None:
-            return HealingCompiled(request.healed.encode(), self._tokenizer) if request.healed else None
-        rule = Choice([request.healed]) + request.constraint if request.healed else request.constraint
-        return self._cache.get(rule, self._tokenizer)
+    def _healing(self, healed: str, inner: CompiledConstraint) -> CompiledConstraint:
+        """Kept for the next prompt with this end and this rule: its masks are made once."""
+        key = (healed, id(inner))
+        with self._lock:
+            made = self._healed.pop(key, None)
+            if made is None:
+                made = HealingCompiled(healed.encode(), self._tokenizer, inner, self._pairs)
+            self._healed[key] = made  # last, as the newest
+            if len(self._healed) > MAX_HEALED_KEPT:
+                del self._healed[next(iter(self._healed))]
+        return made
