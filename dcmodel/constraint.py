@@ -108,6 +108,11 @@ class Matcher(ABC):
         return False
 
     @property
+    def lock_key(self) -> object | None:
+        """Matchers with equal keys compute their masks under one lock; None where there is none."""
+        return None
+
+    @property
     def is_spent(self) -> bool:
         """Whether everything is allowed from here on: the caller may go on without the matcher."""
         return False

@@ -130,7 +130,7 @@ def chunks_of(jobs: Seq[Job], workers: int) -> list[list[Job]]:
     """
     groups: dict[object, list[Job]] = {}
     for job in jobs:
-        groups.setdefault(getattr(job[1], "lock_key", None) or job[0], []).append(job)
+        groups.setdefault(job[1].lock_key or job[0], []).append(job)
     size = max(MIN_CHUNK, -(-len(jobs) // workers))
     chunks: list[list[Job]] = []
     for group in sorted(groups.values(), key=len, reverse=True):

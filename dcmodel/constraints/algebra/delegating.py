@@ -54,6 +54,10 @@ class DelegatingMatcher(Matcher):
     def may_wait(self) -> bool:
         return self._inner.may_wait
 
+    @property
+    def lock_key(self) -> object | None:
+        return self._inner.lock_key
+
     def ways_out(self) -> list[int]:
         return self._inner.ways_out()
 

@@ -189,6 +189,10 @@ class LiveMatcher(Matcher):
         return self._compiled.is_open or any(matcher.may_dead_end for matcher in self._matchers)
 
     @property
+    def lock_key(self) -> object | None:
+        return next((matcher.lock_key for matcher in self._matchers if matcher.lock_key), None)
+
+    @property
     def may_wait(self) -> bool:
         return any(matcher.may_wait for matcher in self._matchers)
 

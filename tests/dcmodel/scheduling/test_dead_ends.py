@@ -112,9 +112,7 @@ def only_after(first: str, second: str):
 @pytest.mark.parametrize("logprobs", [True, False])
 async def test_tokens_are_taken_back_where_a_function_leaves_no_way_on(model, logprobs):
     rule = only_after("e", "q") & Regex("[a-z]+")
-    completion = await run_one(
-        model, request(model, "yes", constraint=rule, max_tokens=3, logprobs=logprobs)
-    )
+    completion = await run_one(model, request(model, "yes", constraint=rule, max_tokens=3, logprobs=logprobs))
     assert completion.text[0] == "e"
     assert len(completion.text) in (2, 3)
     assert len(completion.forced) == len(completion.token_ids)
@@ -136,9 +134,7 @@ async def test_where_nothing_leads_on_at_all_the_request_fails_and_its_neighbour
     bad = request(model, "no", constraint=rule, max_tokens=8)
     good = request(model, "city", max_tokens=8)
     streams = [model.generate(bad), model.generate(good)]
-    failed, fine = await asyncio.gather(
-        *(stream.completion() for stream in streams), return_exceptions=True
-    )
+    failed, fine = await asyncio.gather(*(stream.completion() for stream in streams), return_exceptions=True)
     assert isinstance(failed, DeadEndError)
     assert_same(fine, await run_one(model, good), 1e-5)
 

@@ -16,11 +16,15 @@ class Marker(Matcher):
 
     def __init__(self, number, *, before=None, lock_key=None, is_function=False):
         self.number = number
-        self.lock_key = lock_key
+        self._lock_key = lock_key
         self.threads = []
         self.rows = []
         self._before = before
         self._is_function = is_function
+
+    @property
+    def lock_key(self):
+        return self._lock_key
 
     def fill_mask(self, row):
         self.threads.append(threading.current_thread().name)
@@ -30,7 +34,7 @@ class Marker(Matcher):
         row[:] = self.number
 
     @property
-    def may_dead_end(self):
+    def may_wait(self):
         return self._is_function
 
     def advance(self, token_ids):
