@@ -13,7 +13,7 @@ from llguidance import LLMatcher, LLParserLimits
 
 from dcmodel.constraint import CompiledConstraint, Constraint
 from dcmodel.constraints.caret import line_and_column, with_caret
-from dcmodel.constraints.guard import COMPILE_SECONDS, within
+from dcmodel.constraints.guard import COMPILE_SECONDS, unless_late, within
 from dcmodel.constraints.lark import prepare_grammar
 from dcmodel.constraints.lark.guards import guarded
 from dcmodel.constraints.lark_scan import LarkScan, scan_lark, tokens_of
@@ -31,6 +31,8 @@ from dcmodel.constraints.trial import TRIAL_SECONDS, check_in_child
 from dcmodel.errors import InvalidConstraintError, UnsatisfiableConstraintError, UnsupportedConstraintError
 from dctokenizers import Tokenizer
 
+PARSE_SECONDS = 10.0
+"""How long the `lark` package may take for a tree; for ambiguous grammars it takes the cube of the text."""
 SPECIAL_BYTE_TOKEN = 256
 """A special token of the vocabulary of bytes."""
 QUICK = LLParserLimits(initial_lexer_fuel=10**6, step_lexer_fuel=10**6)
@@ -39,12 +41,15 @@ QUICK = LLParserLimits(initial_lexer_fuel=10**6, step_lexer_fuel=10**6)
 class Grammar(Constraint):
     """The text is derived from ``start`` of a grammar in llguidance's dialect of Lark.
 
-    Terminals are matched greedily, as Lark's own dynamic lexer does; where rules spell text out, they are
-    merged into terminals, inside which nothing is greedy. Alternatives that can never end, or match
-    nothing, are left out. `parse` gives a `lark.Tree` where
-    the `lark` package can read the grammar too (`has_tree`), and the text where it cannot, or where
-    it reads a text otherwise. A grammar in which a terminal may repeat one text for ever, or that
-    holds what cannot be analysed (`&`, `~`, nested grammars), is compiled without forced tokens.
+    The engine reads terminals greedily, as Lark's own dynamic lexer does. Where that would change the
+    language, and where rules spell text out, rules and terminals are merged into larger terminals, inside
+    which nothing is greedy, as far as that surely gives the grammar's own language; with `%ignore`, greed
+    stays. Alternatives that can never end, or match nothing, are left out.
+
+    `parse` gives a `lark.Tree` where the `lark` package can read the grammar too (`has_tree`), and the
+    text where it cannot, where it reads a text otherwise, or takes too long. A grammar in
+    which a terminal may repeat one text for ever, or that holds what cannot be analysed (`&`, `~`, nested
+    grammars), is compiled without forced tokens.
     """
 
     kind = "grammar"
@@ -84,13 +89,17 @@ class Grammar(Constraint):
         return {"kind": self.kind, "lark": self.lark}
 
     def parse(self, text: str) -> Tree[Any] | str:
+        tree = unless_late(PARSE_SECONDS, lambda: self._tree(text))
+        return text if tree is None else tree
+
+    def _tree(self, text: str) -> Tree[Any] | None:
         for parser in self._load_parsers():
             try:
                 tree: Tree[Any] = parser.parse(text)
             except Exception:  # Lark reads some texts otherwise; they are valid all the same
                 continue
             return tree
-        return text
+        return None
 
     def _check(self, scan: LarkScan, tokenizer: Tokenizer) -> None:
         """Refuse what would compile and not be exact."""

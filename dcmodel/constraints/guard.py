@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -40,3 +41,39 @@ def within(seconds: float, work: Callable[[], T], *, what: str) -> T:
             remedy="Put alternatives and repeats into terminals, and shorten repeat counts.",
         )
     return results[0]
+
+
+class _AbandonedError(SystemExit):
+    """Thrown into a thread whose result nobody waits for any more.
+
+    No handler of `Exception` stops it, and a thread may end with it without a report.
+    """
+
+
+def unless_late(seconds: float, work: Callable[[], T]) -> T | None:
+    """The result of `work`, which is Python code and runs on a thread of its own; None if it takes longer.
+
+    It is ended then. What it raises is raised here.
+    """
+    results: list[T] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except Exception as error:  # raised again in the caller's thread
+            errors.append(error)
+        except _AbandonedError:
+            return
+
+    thread = threading.Thread(target=run, name="dcmodel-parse", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive() and thread.ident is not None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread.ident), ctypes.py_object(_AbandonedError)
+        )
+        return None
+    if errors:
+        raise errors[0]
+    return results[0] if results else None

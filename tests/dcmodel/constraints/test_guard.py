@@ -135,6 +135,25 @@ def test_what_takes_too_long_is_given_up(monkeypatch):
     assert within(1, lambda: 5, what="grammar") == 5
 
 
+def test_a_tree_that_takes_too_long_is_given_up(monkeypatch):
+    monkeypatch.setattr("dcmodel.constraints.grammar.PARSE_SECONDS", 0.2)
+    grammar = Grammar('start: s\ns: s s s | s s | "a" | "b"')
+    assert grammar.has_tree
+    text = "ab" * 60
+    began = time.perf_counter()
+    assert grammar.parse(text) == text
+    assert time.perf_counter() - began < 30
+    for _ in range(600):
+        if not any(thread.name == "dcmodel-parse" for thread in threading.enumerate()):
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the thread was not ended")
+    assert grammar.parse("ab") != "ab"
+    with pytest.raises(KeyError):
+        guard.unless_late(5, lambda: {}["x"])
+
+
 def test_a_long_compile_holds_up_no_other(small):
     """The engine compiles without the interpreter's lock: others go on meanwhile."""
     options = " | ".join(f'"w{index}" "x"' for index in range(9000))
