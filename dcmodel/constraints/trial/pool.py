@@ -134,8 +134,10 @@ class _Helper:
 
     def _why_ended(self) -> str:
         code = self._process.wait()
-        if code >= 0:
+        if 0 <= code <= 2:  # the interpreter's own: it could not even begin
             raise _NoHelperError(f"the helper ended with code {code}")
+        if code > 2:  # where there are no signals
+            return f"exit code {code}"
         name = signal.Signals(-code).name
         # Rust aborts where memory cannot be had; the system kills where there is none.
         return {"SIGPROF": "time", "SIGABRT": "memory", "SIGKILL": "memory"}.get(name, name)
