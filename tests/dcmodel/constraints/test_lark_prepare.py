@@ -96,7 +96,7 @@ def language(text: str) -> set[str]:
         known = new
 
 
-def accepted(text: str) -> set[str]:
+def accepted(text: str, alphabet: str = ALPHABET) -> set[str]:
     """All texts up to a length that the engine accepts."""
     engine = build_byte_engine(LLMatcher.grammar_from_lark(f'%llguidance {{"no_forcing": true}}\n{text}'))
     found = set()
@@ -106,7 +106,7 @@ def accepted(text: str) -> set[str]:
         if state.is_accepting():
             found.add(so_far)
         if len(so_far) < LONGEST:
-            for letter in ALPHABET:
+            for letter in alphabet:
                 further = state.deep_copy()
                 if further.try_consume_tokens([ord(letter)]):
                     todo.append((so_far + letter, further))
@@ -130,6 +130,20 @@ def test_random_grammars_keep_their_texts(block):
         changed += 1
         wider += before < after
     assert changed > CASES // 40
+
+
+def test_random_grammars_that_ignore_text_keep_exactly_their_texts():
+    changed = 0
+    for seed in range(1000, 1120):
+        text = random_grammar(seed) + "%ignore /x/\n"
+        try:
+            prepared = prepare_grammar(text)
+        except UnsatisfiableConstraintError:
+            continue
+        if prepared.was_changed:
+            changed += 1
+            assert accepted(prepared.text, "abcx") == accepted(text, "abcx"), text
+    assert changed > 10
 
 
 @pytest.mark.parametrize(
