@@ -108,6 +108,14 @@ class Matcher(ABC):
         return False
 
     @property
+    def releasable(self) -> int | None:
+        """How many bytes of the text so far are surely part of the result; None = all.
+
+        Fewer where a stop string was found that is dropped, or may just have begun.
+        """
+        return None
+
+    @property
     def lock_key(self) -> object | None:
         """Matchers with equal keys compute their masks under one lock; None where there is none."""
         return None

@@ -205,6 +205,19 @@ class HealingMatcher(Matcher):
         return [token_id for token_id in allowed if self.fork().advance([token_id])]
 
     @property
+    def releasable(self) -> int | None:
+        end = self._inner.releasable
+        return None if end is None else len(self._compiled.prefix) + end
+
+    @property
+    def may_wait(self) -> bool:
+        return self._inner.may_wait
+
+    @property
+    def lock_key(self) -> object | None:
+        return self._inner.lock_key
+
+    @property
     def sampling(self) -> Mapping[str, Any]:
         return self._inner.sampling
 

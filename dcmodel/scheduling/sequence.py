@@ -272,6 +272,8 @@ class Sequence:
                 self.ending = (FinishReason.STOP, f"stop:{self.stop.matched}")
                 return
             self.releasable_bytes = self.stop.length - self.stop.held
+        if self.matcher is not None and (end := self.matcher.releasable) is not None:
+            self.releasable_bytes = end if self.stop is None else min(end, self.stop.length - self.stop.held)
         if self.matcher is not None and self.matcher.is_finished:
             self.ending = (FinishReason.STOP, "constraint")
         elif len(self.token_ids) >= self.limit:

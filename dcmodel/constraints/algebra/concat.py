@@ -237,6 +237,11 @@ class ConcatMatcher(Matcher):
         return all(place.matcher.may_dead_end for place in self.places)
 
     @property
+    def releasable(self) -> int | None:
+        ends = [place.begin + end for place in self.places if (end := place.matcher.releasable) is not None]
+        return min(ends, default=None)
+
+    @property
     def may_wait(self) -> bool:
         return any(place.matcher.may_wait for place in self.places)
 

@@ -51,6 +51,10 @@ class DelegatingMatcher(Matcher):
         return self._inner.may_dead_end
 
     @property
+    def releasable(self) -> int | None:
+        return self._inner.releasable
+
+    @property
     def may_wait(self) -> bool:
         return self._inner.may_wait
 

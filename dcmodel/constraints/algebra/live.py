@@ -193,6 +193,11 @@ class LiveMatcher(Matcher):
         return next((matcher.lock_key for matcher in self._matchers if matcher.lock_key), None)
 
     @property
+    def releasable(self) -> int | None:
+        ends = [end for matcher in self._matchers if (end := matcher.releasable) is not None]
+        return min(ends, default=None)
+
+    @property
     def may_wait(self) -> bool:
         return any(matcher.may_wait for matcher in self._matchers)
 

@@ -127,6 +127,11 @@ class UnionMatcher(Matcher):
         return all(part.may_dead_end for part in self._alive())
 
     @property
+    def releasable(self) -> int | None:
+        ends = [end for part in self._alive() if (end := part.releasable) is not None]
+        return min(ends, default=None)
+
+    @property
     def may_wait(self) -> bool:
         return any(part.may_wait for part in self._alive())
 

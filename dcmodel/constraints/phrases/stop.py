@@ -144,6 +144,10 @@ class StopMatcher(PlainMatcher):
         return 0 if self._matched is not None else self._compiled.automaton.held(self._state)
 
     @property
+    def releasable(self) -> int:
+        return self.length - self.held if self.cut is None else self.cut
+
+    @property
     def length(self) -> int:
         """How many bytes were generated."""
         return self._length
