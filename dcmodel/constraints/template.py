@@ -63,10 +63,10 @@ class Template(Constraint):
                 "a template is a list of texts and holes.",
                 remedy='Short form: Template.of("Age: {age}", age=Type(int)).',
             )
-        self.parts = tuple(_part(part) for part in parts if part != "")
-        if not self.parts:
+        self.pieces = tuple(_part(part) for part in parts if part != "")
+        if not self.pieces:
             raise InvalidConstraintError("the template is empty.", remedy="Give at least one part.")
-        names = [part.name for part in self.parts if isinstance(part, Hole)]
+        names = [part.name for part in self.pieces if isinstance(part, Hole)]
         for name in names:
             if names.count(name) > 1:
                 raise InvalidConstraintError(f"two holes are named {name!r}.", remedy="Rename one.")
@@ -99,7 +99,7 @@ class Template(Constraint):
     @property
     def rules(self) -> tuple[Constraint, ...]:
         """One constraint for each part."""
-        return tuple(part.constraint if isinstance(part, Hole) else Choice([part]) for part in self.parts)
+        return tuple(part.constraint if isinstance(part, Hole) else Choice([part]) for part in self.pieces)
 
     @property
     def key(self) -> Hashable:
@@ -109,20 +109,20 @@ class Template(Constraint):
                 (part.name, part.constraint.key, tuple(sorted(part.sampling.items())))
                 if isinstance(part, Hole)
                 else part
-                for part in self.parts
+                for part in self.pieces
             ),
         )
 
     def compile(self, tokenizer: Tokenizer) -> CompiledConstraint:
         compiled = compile_in_order(self.rules, tokenizer)
-        sampling = [part.sampling if isinstance(part, Hole) else {} for part in self.parts]
+        sampling = [part.sampling if isinstance(part, Hole) else {} for part in self.pieces]
         if not any(sampling):
             return compiled
         begin = [rule.compile(tokenizer).walker for rule in self.rules]
         return SampledTemplate(compiled, tokenizer, begin, sampling)
 
     def terminal(self) -> str | None:
-        if any(part.sampling for part in self.parts if isinstance(part, Hole)):
+        if any(part.sampling for part in self.pieces if isinstance(part, Hole)):
             return None
         terminals = [rule.terminal() for rule in self.rules]
         if any(terminal is None for terminal in terminals):
@@ -131,7 +131,7 @@ class Template(Constraint):
 
     def to_dict(self) -> Mapping[str, Any]:
         parts: list[str | dict[str, Any]] = []
-        for part in self.parts:
+        for part in self.pieces:
             if isinstance(part, str):
                 parts.append(part)
                 continue
@@ -144,7 +144,7 @@ class Template(Constraint):
         texts = self.split(text)
         return {
             part.name: part.constraint.parse(piece)
-            for part, piece in zip(self.parts, texts, strict=True)
+            for part, piece in zip(self.pieces, texts, strict=True)
             if isinstance(part, Hole)
         }
 
