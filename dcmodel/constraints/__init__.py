@@ -19,6 +19,7 @@ And, Or, Not, Then   rules made of rules: ``a & b``, ``a | b``, ``~a``, ``a + b`
 from dcmodel.constraints.algebra import And, Not, Or, Then
 from dcmodel.constraints.cache import ConstraintCache
 from dcmodel.constraints.choice import Choice
+from dcmodel.constraints.explain_text import TextExplanation, explain_text
 from dcmodel.constraints.grammar import Grammar
 from dcmodel.constraints.json_schema import JsonSchema
 from dcmodel.constraints.length import Length
@@ -51,10 +52,12 @@ __all__ = [
     "Stop",
     "StopMatcher",
     "Template",
+    "TextExplanation",
     "Then",
     "TokenSet",
     "Type",
     "Until",
+    "explain_text",
     "from_dict",
     "from_json",
     "stops_at",

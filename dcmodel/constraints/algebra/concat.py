@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dcmodel.constraint import CompiledConstraint, Explanation, MaskRow, Matcher, Walker
+from dcmodel.constraint import CompiledConstraint, MaskRow, Matcher, Walker
 from dcmodel.constraints.algebra.crossing import crossing_tokens
 from dcmodel.constraints.algebra.walkers import ThenWalker
-from dcmodel.constraints.explain import explain_from_mask, join_bytes
-from dcmodel.constraints.plain import row_of
+from dcmodel.constraints.explain import join_bytes
+from dcmodel.constraints.plain import PlainMatcher, row_of
 from dcmodel.constraints.sorted_vocabulary import sorted_vocabulary
 from dcmodel.errors import CapabilityError, DeadEndError
-from dcmodel.mask import mask_words, row_from_ids
+from dcmodel.mask import row_from_ids
 from dctokenizers import Tokenizer, TokenizerError
 
 MAX_PLACES = 48
@@ -44,7 +44,7 @@ class ConcatCompiled(CompiledConstraint):
     def __init__(self, parts: Sequence[CompiledConstraint], tokenizer: Tokenizer) -> None:
         self.parts = tuple(parts)
         self.tokenizer = tokenizer
-        self.words = mask_words(tokenizer.vocab_size)
+        self.is_open = any(part.matcher().may_dead_end for part in parts)
         self.end_row = row_of(tokenizer.eos_token_ids, tokenizer.vocab_size)
         self.vocabulary = sorted_vocabulary(tokenizer)
 
@@ -75,16 +75,15 @@ class ConcatCompiled(CompiledConstraint):
         return tuple(places[:MAX_PLACES])
 
 
-class ConcatMatcher(Matcher):
+class ConcatMatcher(PlainMatcher):
     """One sequence under a `ConcatCompiled`."""
 
-    __slots__ = ("_compiled", "_ends", "_scratch", "_states", "_token_ids")
+    __slots__ = ("_compiled", "_scratch", "_states")
 
     def __init__(self, compiled: ConcatCompiled, states: list[tuple[Place, ...]]) -> None:
+        super().__init__(compiled.tokenizer)
         self._compiled = compiled
         self._states = states
-        self._token_ids: list[int] = []
-        self._ends = 0
         self._scratch: MaskRow | None = None
 
     @property
@@ -92,15 +91,10 @@ class ConcatMatcher(Matcher):
         """Where the text may be, the earliest part first."""
         return self._states[-1]
 
-    def fill_mask(self, row: MaskRow) -> None:
+    def _fill(self, row: MaskRow) -> None:
         compiled = self._compiled
-        row[compiled.words :] = 0
-        row = row[: compiled.words]
-        if self._ends:
-            row[:] = compiled.end_row
-            return
         if self._scratch is None:
-            self._scratch = np.empty(compiled.words, dtype=np.int32)
+            self._scratch = np.empty(self._words, dtype=np.int32)
         row[:] = 0
         error: DeadEndError | None = None
         for place in self.places:
@@ -131,18 +125,8 @@ class ConcatMatcher(Matcher):
             row_from_ids(token_ids, self._compiled.tokenizer.vocab_size, self._scratch)
             row |= self._scratch
 
-    def advance(self, token_ids: Sequence[int]) -> int:
-        tokenizer = self._compiled.tokenizer
-        for taken, token_id in enumerate(token_ids):
-            if token_id in tokenizer.eos_token_ids:
-                if not self.is_accepting:
-                    return taken
-                self._ends += 1
-            elif self._ends or not 0 <= token_id < tokenizer.vocab_size or not self._push(token_id):
-                return taken
-        return len(token_ids)
-
-    def _push(self, token_id: int) -> bool:
+    def _allows(self, token_id: int) -> bool:
+        """Moves to the places where the text may be after the token."""
         tokenizer = self._compiled.tokenizer
         text = b"" if token_id in tokenizer.special_token_ids else tokenizer.token_bytes(token_id)
         moved: list[Place] = []
@@ -153,8 +137,7 @@ class ConcatMatcher(Matcher):
         moved += self._crossed(text)
         if not moved:
             return False
-        self._token_ids.append(token_id)
-        self._states.append(self._compiled.closed(moved, self._length()))
+        self._states.append(self._compiled.closed(moved, self._length() + len(text)))
         return True
 
     def _length(self) -> int:
@@ -234,7 +217,15 @@ class ConcatMatcher(Matcher):
 
     @property
     def may_dead_end(self) -> bool:
-        return all(place.matcher.may_dead_end for place in self.places)
+        return self._compiled.is_open
+
+    def ways_out(self) -> list[int]:
+        last = len(self._compiled.parts) - 1
+        found: set[int] = set()
+        for place in self.places:
+            ways = place.matcher.ways_out()
+            found.update(ways if place.part == last else set(ways).difference(self._eos))
+        return sorted(found)
 
     @property
     def releasable(self) -> int | None:
@@ -250,19 +241,8 @@ class ConcatMatcher(Matcher):
         twin._token_ids, twin._ends = self._token_ids.copy(), self._ends
         return twin
 
-    def rollback(self, count: int) -> None:
-        if not 0 <= count <= len(self._token_ids) + self._ends:
-            raise ValueError(f"cannot take back {count} of {len(self._token_ids) + self._ends} tokens")
-        ends = min(count, self._ends)
-        self._ends -= ends
-        if count > ends:
-            del self._token_ids[ends - count :]
-            del self._states[ends - count :]
-
-    def explain(self, token_id: int) -> Explanation:
-        text = join_bytes(self._compiled.tokenizer, self._token_ids)
-        detail = "The text has ended." if self._ends else ""
-        return explain_from_mask(self, self._compiled.tokenizer, token_id, text, detail=detail)
+    def _popped(self, count: int) -> None:
+        del self._states[-count:]
 
 
 def _moved(walker: Walker | None, text: bytes) -> Walker | None:

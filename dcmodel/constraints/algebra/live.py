@@ -20,9 +20,8 @@ from dcmodel.constraints.algebra.search import Search, find_completion, move_ove
 from dcmodel.constraints.algebra.walker_matcher import WalkerCompiled, text_row
 from dcmodel.constraints.algebra.walkers import AndWalker
 from dcmodel.constraints.explain import explain_from_mask, join_bytes, show
-from dcmodel.constraints.plain import no_end_token, row_of
+from dcmodel.constraints.plain import PlainMatcher, no_end_token, row_of
 from dcmodel.errors import CapabilityError, DeadEndError, InvalidConstraintError, UnsatisfiableConstraintError
-from dcmodel.mask import mask_words
 from dctokenizers import Tokenizer, TokenizerError
 
 FIRST_STEPS = 40_000
@@ -64,7 +63,6 @@ class LiveCompiled(CompiledConstraint):
         self.hints = tuple(hints)
         self.labels = tuple(labels) or tuple(type(part).__name__ for part in parts)
         self.masking = tuple(part for part in parts if not isinstance(part, WalkerCompiled))
-        self.words = mask_words(tokenizer.vocab_size)
         self.text_row = text_row(tokenizer)
         self.end_row = row_of(tokenizer.eos_token_ids, tokenizer.vocab_size)
         walkers: list[Walker] = []
@@ -103,29 +101,22 @@ class LiveCompiled(CompiledConstraint):
         )
 
 
-class LiveMatcher(Matcher):
+class LiveMatcher(PlainMatcher):
     """One sequence under a `LiveCompiled`."""
 
-    __slots__ = ("_compiled", "_ends", "_finished", "_matchers", "_scratch", "_states", "_token_ids")
+    __slots__ = ("_compiled", "_finished", "_matchers", "_scratch", "_states")
 
     def __init__(self, compiled: LiveCompiled, matchers: list[Matcher], states: list[_State]) -> None:
+        super().__init__(compiled.tokenizer)
         self._compiled = compiled
         self._matchers = matchers
         self._states = states
-        self._token_ids: list[int] = []
-        self._ends = 0
         self._scratch: MaskRow | None = None
         self._finished: bool | None = None
 
-    def fill_mask(self, row: MaskRow) -> None:
-        words = self._compiled.words
-        row[words:] = 0
-        row = row[:words]
-        if self._ends:
-            row[:] = self._compiled.end_row
-            return
+    def _fill(self, row: MaskRow) -> None:
         if self._scratch is None:
-            self._scratch = np.empty(words, dtype=np.int32)
+            self._scratch = np.empty(self._words, dtype=np.int32)
         row[:] = self._compiled.text_row | self._compiled.end_row
         for place, matcher in enumerate(self._matchers):
             if place == 0:
@@ -140,17 +131,6 @@ class LiveMatcher(Matcher):
             if self.is_accepting and not self._compiled.tokenizer.eos_token_ids:
                 raise no_end_token()
             raise self._dead_end()
-
-    def advance(self, token_ids: Sequence[int]) -> int:
-        tokenizer = self._compiled.tokenizer
-        for taken, token_id in enumerate(token_ids):
-            if token_id in tokenizer.eos_token_ids:
-                if not self.is_accepting:
-                    return taken
-                self._ends += 1
-            elif self._ends or not 0 <= token_id < tokenizer.vocab_size or not self._push(token_id):
-                return taken
-        return len(token_ids)
 
     def forced(self) -> list[int]:
         if self._ends:
@@ -212,18 +192,11 @@ class LiveMatcher(Matcher):
         twin._token_ids, twin._ends, twin._finished = self._token_ids.copy(), self._ends, self._finished
         return twin
 
-    def rollback(self, count: int) -> None:
-        if not 0 <= count <= len(self._token_ids) + self._ends:
-            raise ValueError(f"cannot take back {count} of {len(self._token_ids) + self._ends} tokens")
-        ends = min(count, self._ends)
-        self._ends -= ends
-        count -= ends
-        if count:
-            for matcher in self._matchers:
-                matcher.rollback(count)
-            del self._token_ids[-count:]
-            del self._states[-count:]
-            self._finished = None
+    def _popped(self, count: int) -> None:
+        for matcher in self._matchers:
+            matcher.rollback(count)
+        del self._states[-count:]
+        self._finished = None
 
     def explain(self, token_id: int) -> Explanation:
         text = join_bytes(self._compiled.tokenizer, self._token_ids)
@@ -273,8 +246,8 @@ class LiveMatcher(Matcher):
 
     # -- the witness -------------------------------------------------------------------------------
 
-    def _push(self, token_id: int) -> bool:
-        """Accept one token of text, if the parts do and a witness is found."""
+    def _allows(self, token_id: int) -> bool:
+        """Moves the parts, if all take the token and a witness is found."""
         tokenizer = self._compiled.tokenizer
         if token_id in tokenizer.special_token_ids and not self._compiled.is_open:
             return False
@@ -288,7 +261,6 @@ class LiveMatcher(Matcher):
             for matcher in self._matchers:
                 matcher.rollback(1)
             return False
-        self._token_ids.append(token_id)
         self._states.append(state)
         self._finished = None
         return True

@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from dcmodel.constraint import CompiledConstraint, Explanation, MaskRow, Matcher, Walker
+from dcmodel.constraint import CompiledConstraint, MaskRow, Matcher, Walker
 from dcmodel.constraints.algebra.walkers import OrWalker
-from dcmodel.constraints.explain import explain_from_mask, join_bytes
-from dcmodel.constraints.plain import row_of
+from dcmodel.constraints.plain import PlainMatcher
 from dcmodel.errors import DeadEndError
-from dcmodel.mask import mask_words
 from dctokenizers import Tokenizer
 
 
@@ -22,8 +20,6 @@ class UnionCompiled(CompiledConstraint):
     def __init__(self, parts: Sequence[CompiledConstraint], tokenizer: Tokenizer) -> None:
         self.parts = tuple(parts)
         self.tokenizer = tokenizer
-        self.words = mask_words(tokenizer.vocab_size)
-        self.end_row = row_of(tokenizer.eos_token_ids, tokenizer.vocab_size)
 
     def matcher(self) -> UnionMatcher:
         return UnionMatcher(self, [part.matcher() for part in self.parts])
@@ -32,36 +28,29 @@ class UnionCompiled(CompiledConstraint):
         return OrWalker([part.walker() for part in self.parts])
 
 
-class UnionMatcher(Matcher):
+class UnionMatcher(PlainMatcher):
     """One sequence under a `UnionCompiled`.
 
     A part is alive while it has taken all tokens; a part that was left behind keeps its place, so that
     `rollback` can bring it back.
     """
 
-    __slots__ = ("_compiled", "_ends", "_parts", "_scratch", "_taken", "_token_ids")
+    __slots__ = ("_compiled", "_parts", "_scratch", "_taken")
 
     def __init__(self, compiled: UnionCompiled, parts: list[Matcher]) -> None:
+        super().__init__(compiled.tokenizer)
         self._compiled = compiled
         self._parts = parts
         self._taken = [0] * len(parts)
-        self._token_ids: list[int] = []
-        self._ends = 0
         self._scratch: MaskRow | None = None
 
     def _alive(self) -> list[Matcher]:
         count = len(self._token_ids)
         return [part for part, taken in zip(self._parts, self._taken, strict=True) if taken == count]
 
-    def fill_mask(self, row: MaskRow) -> None:
-        words = self._compiled.words
-        row[words:] = 0
-        row = row[:words]
-        if self._ends:
-            row[:] = self._compiled.end_row
-            return
+    def _fill(self, row: MaskRow) -> None:
         if self._scratch is None:
-            self._scratch = np.empty(words, dtype=np.int32)
+            self._scratch = np.empty(self._words, dtype=np.int32)
         error: DeadEndError | None = None
         row[:] = 0
         for part in self._alive():
@@ -74,27 +63,22 @@ class UnionMatcher(Matcher):
         if error is not None and not row.any():
             raise error
 
-    def advance(self, token_ids: Sequence[int]) -> int:
-        eos_token_ids = self._compiled.tokenizer.eos_token_ids
-        for taken, token_id in enumerate(token_ids):
-            if token_id in eos_token_ids:
-                if not self.is_accepting:
-                    return taken
-                self._ends += 1
-            elif self._ends or not self._push(token_id):
-                return taken
-        return len(token_ids)
-
-    def _push(self, token_id: int) -> bool:
+    def _allows(self, token_id: int) -> bool:
+        """Moves the parts that take the token."""
         count = len(self._token_ids)
         moved = False
         for place, part in enumerate(self._parts):
             if self._taken[place] == count and part.advance([token_id]):
                 self._taken[place] += 1
                 moved = True
-        if moved:
-            self._token_ids.append(token_id)
         return moved
+
+    def _popped(self, count: int) -> None:
+        left = len(self._token_ids)
+        for place, part in enumerate(self._parts):
+            if self._taken[place] > left:
+                part.rollback(self._taken[place] - left)
+                self._taken[place] = left
 
     def forced(self) -> list[int]:
         alive = self._alive()
@@ -123,8 +107,11 @@ class UnionMatcher(Matcher):
 
     @property
     def may_dead_end(self) -> bool:
-        # One part that cannot is a way out.
-        return all(part.may_dead_end for part in self._alive())
+        # A part that cannot may be left behind.
+        return any(part.may_dead_end for part in self._parts)
+
+    def ways_out(self) -> list[int]:
+        return sorted({token_id for part in self._alive() for token_id in part.ways_out()})
 
     @property
     def releasable(self) -> int | None:
@@ -143,22 +130,3 @@ class UnionMatcher(Matcher):
         twin = UnionMatcher(self._compiled, [part.fork() for part in self._parts])
         twin._taken, twin._token_ids, twin._ends = self._taken.copy(), self._token_ids.copy(), self._ends
         return twin
-
-    def rollback(self, count: int) -> None:
-        if not 0 <= count <= len(self._token_ids) + self._ends:
-            raise ValueError(f"cannot take back {count} of {len(self._token_ids) + self._ends} tokens")
-        ends = min(count, self._ends)
-        self._ends -= ends
-        if count == ends:
-            return
-        del self._token_ids[ends - count :]
-        left = len(self._token_ids)
-        for place, part in enumerate(self._parts):
-            if self._taken[place] > left:
-                part.rollback(self._taken[place] - left)
-                self._taken[place] = left
-
-    def explain(self, token_id: int) -> Explanation:
-        text = join_bytes(self._compiled.tokenizer, self._token_ids)
-        detail = "The text has ended." if self._ends else ""
-        return explain_from_mask(self, self._compiled.tokenizer, token_id, text, detail=detail)
