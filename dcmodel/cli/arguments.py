@@ -13,6 +13,7 @@ from dcmodel.cli.output import Output
 from dcmodel.errors import InvalidRequestError
 
 if TYPE_CHECKING:
+    from dcmodel.constraint import Constraint
     from dcmodel.llm import LLM
 
 Execute = Callable[[argparse.Namespace, Output], int]
@@ -46,12 +47,34 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_constraint_arguments(parser: argparse.ArgumentParser) -> None:
-    """One rule for the text."""
-    group = parser.add_argument_group("constraint").add_mutually_exclusive_group()
+    """Rules for the text; of several, all must hold."""
+    group = parser.add_argument_group("constraint", "of several, all must hold")
     group.add_argument("--regex", metavar="R", help="the text matches this regular expression")
     group.add_argument("--json-schema", metavar="S", help="JSON for this schema (a file, or the text)")
     group.add_argument("--grammar", metavar="FILE", help="the text is in this Lark grammar")
     group.add_argument("--choice", metavar="A", action="append", help="one of these (repeat it)")
+    group.add_argument("--type", metavar="T", help="a value: int, float, bool, date, email, uuid, ipv4 ...")
+    group.add_argument("--not-in", metavar="P", action="append", help="without this phrase (repeat it)")
+    group.add_argument("--constraint", metavar="FILE", help="any constraint, as `constraints.to_json`")
+
+
+def constraint_of(arguments: argparse.Namespace) -> Constraint | None:
+    """What the constraint arguments say together; None where there are none."""
+    from dcmodel.constraints import from_json
+    from dcmodel.llm.options import joined_constraint
+
+    written = arguments.constraint and from_json(read_file(arguments.constraint, "--constraint"))
+    return joined_constraint(
+        {
+            "constraint": written,
+            "regex": arguments.regex,
+            "json_schema": schema_text(arguments.json_schema),
+            "grammar": arguments.grammar and read_file(arguments.grammar, "--grammar"),
+            "choices": arguments.choice,
+            "type": arguments.type,
+            "not_in": arguments.not_in,
+        }
+    )
 
 
 def schema_text(argument: str | None) -> str | None:

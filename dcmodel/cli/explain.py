@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any
 from dcmodel.cli.arguments import (
     add_constraint_arguments,
     add_model_arguments,
+    constraint_of,
     new_command,
     open_llm,
-    read_file,
     read_prompt,
-    schema_text,
 )
 from dcmodel.cli.output import Output
 
 if TYPE_CHECKING:
-    from dcmodel.constraint import Constraint
     from dctokenizers import Tokenizer
 
 EPILOG = """examples:
@@ -39,7 +37,10 @@ def add_parser(commands: Any) -> None:
 def execute(arguments: argparse.Namespace, output: Output) -> int:
     from dcmodel.constraints.explain_text import explain_text
 
-    constraint = _constraint(arguments)
+    constraint = constraint_of(arguments)
+    if constraint is None:
+        arguments.usage_error("give a constraint: --regex, --json-schema, --grammar, --choice or another")
+        return 2
     explanation = explain_text(constraint, read_prompt(arguments.text), _tokenizer(arguments))
     matches = explanation.status == "match"
     if arguments.json:
@@ -62,20 +63,6 @@ def execute(arguments: argparse.Namespace, output: Output) -> int:
         output.line(explanation.reason[:1].upper() + explanation.reason[1:])
         output.line(f"{count} token{'' if count == 1 else 's'} of the vocabulary may come next.")
     return 0 if matches else 1
-
-
-def _constraint(arguments: argparse.Namespace) -> Constraint:
-    from dcmodel.constraints import Choice, Grammar, JsonSchema, Regex
-
-    if arguments.regex is not None:
-        return Regex(arguments.regex)
-    if arguments.json_schema is not None:
-        return JsonSchema(schema_text(arguments.json_schema) or "")
-    if arguments.grammar is not None:
-        return Grammar(read_file(arguments.grammar, "--grammar"))
-    if arguments.choice is None:
-        arguments.usage_error("give one of --regex, --json-schema, --grammar and --choice")
-    return Choice(arguments.choice)
 
 
 def _tokenizer(arguments: argparse.Namespace) -> Tokenizer:

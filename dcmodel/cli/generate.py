@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from dcmodel.cli.arguments import (
     add_constraint_arguments,
     add_model_arguments,
+    constraint_of,
     new_command,
     open_llm,
     read_file,
     read_prompt,
-    schema_text,
 )
 from dcmodel.cli.output import Output
 
@@ -45,6 +45,8 @@ def add_parser(commands: Any) -> None:
     sampling.add_argument("--frequency-penalty", metavar="X", type=float, default=0.0)
     sampling.add_argument("--seed", metavar="S", type=int, help="the same seed gives the same text")
     sampling.add_argument("--stop", metavar="S", action="append", default=[], help="end here (repeatable)")
+    sampling.add_argument("--no-heal", action="store_true", help="keep the prompt's last tokens as they are")
+    sampling.add_argument("--canonical", action="store_true", help="only tokens as the tokenizer makes them")
     sampling.add_argument("--top-logprobs", metavar="K", type=int, default=0, help="with --json")
     add_model_arguments(parser)
     parser.set_defaults(usage_error=parser.error)
@@ -68,10 +70,7 @@ def execute(arguments: argparse.Namespace, output: Output) -> int:
 def generate_options(arguments: argparse.Namespace) -> GenerateOptions:
     """The keyword arguments of `LLM.generate`."""
     given: GenerateOptions = {
-        "regex": arguments.regex,
-        "json_schema": schema_text(arguments.json_schema),
-        "grammar": arguments.grammar and read_file(arguments.grammar, "--grammar"),
-        "choices": arguments.choice,
+        "constraint": constraint_of(arguments),
         "stop": arguments.stop,
         "max_tokens": arguments.max_tokens,
         "temperature": arguments.temperature,
@@ -83,6 +82,8 @@ def generate_options(arguments: argparse.Namespace) -> GenerateOptions:
         "frequency_penalty": arguments.frequency_penalty,
         "seed": arguments.seed,
         "top_logprobs": arguments.top_logprobs,
+        "heal": not arguments.no_heal,
+        "canonical": arguments.canonical,
     }
     return given
 

@@ -113,7 +113,7 @@ def request_template(options: GenerateOptions) -> RequestTemplate:
     request = GenerateRequest(
         prompt_ids=PLACEHOLDER,
         sampling=SamplingParams(**sampling),
-        constraint=_constraint(given),
+        constraint=joined_constraint(given),
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         **{name: given[name] for name in REQUEST if name in given},
     )
@@ -156,7 +156,8 @@ def _check_names(given: Mapping[str, Any]) -> None:
             raise TypeError(f"unexpected keyword argument {name!r}.{hint}")
 
 
-def _constraint(given: Mapping[str, Any]) -> Constraint | None:
+def joined_constraint(given: Mapping[str, Any]) -> Constraint | None:
+    """What `constraint` and the short forms among the options say together."""
     named = [name for name in ("constraint", *SHORT_FORMS) if given.get(name) is not None]
     if not named:
         return None

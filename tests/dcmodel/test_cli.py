@@ -73,7 +73,7 @@ def test_the_version_is_shown(dcmodel):
         ("nonsense",),
         ("generate",),
         ("generate", "abc", "--file", "x"),
-        ("generate", "abc", "--regex", "a", "--choice", "b"),
+        ("explain", "abc"),
         ("generate", "abc", "--max-tokens", "many"),
         ("score", "abc"),
         ("choose", "abc", "a", "--normalizer", "max"),

@@ -62,7 +62,7 @@ def test_without_a_constraint_it_is_a_usage_error(explain, capsys):
     with pytest.raises(SystemExit) as caught:
         explain("text")
     assert caught.value.code == 2
-    assert "give one of" in capsys.readouterr().err
+    assert "give a constraint" in capsys.readouterr().err
 
 
 def test_another_model_is_asked_for_its_tokenizer_only(explain, tmp_path):

@@ -36,11 +36,15 @@ def llm():
 
 
 def the_error(call, kind):
-    """The error of a call: of this kind, on one line, ending like a sentence."""
+    """The error of a call: of this kind, one line but for a caret, ending like a sentence."""
     with pytest.raises(kind) as caught:
         call()
     text = str(caught.value)
-    assert "\n" not in text
+    first, *block = text.splitlines()
+    if block:  # the place in the source, a caret below it, and the remedy
+        assert getattr(caught.value, "position", None) is not None
+        assert any(line.strip() == "^" for line in block)
+        assert first.endswith(".")
     assert text.endswith((".", '"', "'", "`", ")")) or "pip install" in text
     return caught.value
 
