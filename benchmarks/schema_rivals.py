@@ -67,6 +67,8 @@ class RawLlguidance:
         self._options = {**SPACED, "lenient": lenient}
 
     def compile(self, schema: Any, *, formats: bool) -> tuple[str, Accepts]:
+        if not isinstance(schema, dict):
+            raise Refused("refused")
         grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=self._options)
         engine = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
         if engine.is_error():

@@ -8,7 +8,7 @@ import jsonschema_rs.canonical as forms
 from jsonschema_rs import CanonicalSchema
 from jsonschema_rs.canonical import Distinctness
 
-from dcmodel.constraints.schema.canonical import is_empty, meet, resolve
+from dcmodel.constraints.schema.canonical import meet, resolve
 from dcmodel.constraints.schema.lark import EMPTY
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ class _ArrayWriter:
     def cut(self) -> None:
         """Where an item cannot be, the array ends; and counts are kept within reason."""
         for place, node in enumerate(self.prefix):
-            if is_empty(node):
+            if self.values.is_void(node):
                 self.most = min(self.most, place) if self.most is not None else place
-        if self.items is not None and is_empty(self.items):
+        if self.items is not None and self.values.is_void(self.items):
             end = len(self.prefix)
             self.most = min(self.most, end) if self.most is not None else end
         for contains in self.view.contains:
@@ -126,6 +126,8 @@ class _ArrayWriter:
         if wanted is None:
             return None
         item, comma = self.item(), self.layout.comma
+        if self.values.is_void(wanted):
+            return self.writer.rule([])
         one = self.values.value(wanted)
         between = f"({comma} {item})*"
         more = " ".join([f"{comma} {one} {between}"] * (needed - 1))
@@ -142,17 +144,17 @@ class _ArrayWriter:
             return self.writer.rule([])
         more, rest = self.writer.new_rule(), self.writer.new_rule()
         bits = f"[0:{len(values)}]"
-        room = f"bit_count_lt({bits},{self.most})" if self.most is not None else ""
         self.writer.set_rule(
             more,
             (
-                f"{self.values.constants.value(value)} {rest}::set_bit({bit}) %if "
-                + (f"and(bit_clear({bit}),{room})" if room else f"bit_clear({bit})")
+                f"{self.values.constants.value(value)} {rest}::set_bit({bit}) %if bit_clear({bit})"
                 for bit, value in enumerate(values)
             ),
         )
         end = f"{EMPTY} %if bit_count_ge({bits},{self.least})" if self.least > 1 else EMPTY
-        self.writer.set_rule(rest, [end, f"{self.layout.comma} {more}::_"])
+        # A comma only where a value is left for it.
+        last = min(self.most or len(values), len(values))
+        self.writer.set_rule(rest, [end, f"{self.layout.comma} {more}::_ %if bit_count_lt({bits},{last})"])
         return f"{more}::0"
 
 

@@ -13,10 +13,7 @@ from typing import Any
 import jsonschema_rs
 from jsonschema_rs import CanonicalSchema, Validator
 from jsonschema_rs.canonical import (
-    AllOfView,
     CanonicalizationError,
-    NotView,
-    RawView,
     ReferenceView,
     Satisfiability,
 )
@@ -173,15 +170,6 @@ def are_apart(one: CanonicalSchema, other: CanonicalSchema) -> bool:
     """Whether surely no value is admitted by both."""
     both = meet(resolve(one), resolve(other))
     return both is not None and is_empty(both)
-
-
-def difference(one: CanonicalSchema, other: CanonicalSchema) -> CanonicalSchema | None:
-    """What only the first admits; None where that cannot be said."""
-    try:
-        rest = resolve(one).subtract(resolve(other))
-    except CanonicalizationError:
-        return None
-    return None if isinstance(rest.view(), AllOfView | NotView | RawView) else rest
 
 
 def is_empty(node: CanonicalSchema) -> bool:

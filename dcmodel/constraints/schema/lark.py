@@ -58,6 +58,7 @@ class LarkWriter:
         self._terminals: dict[str, str] = {}
         self._leaves: dict[str, str] = {}
         self._rules: dict[str, list[str]] = {}
+        self._written: set[str] = set()
 
     def note(self, keyword: str) -> None:
         """The grammar says too little of a keyword."""
@@ -85,6 +86,11 @@ class LarkWriter:
     def set_rule(self, name: str, alternatives: Iterable[str]) -> None:
         """Give a rule its alternatives; with none of them nothing matches."""
         self._rules[name] = list(dict.fromkeys(alternatives))
+        self._written.add(name)
+
+    def is_void(self, name: str) -> bool:
+        """Whether nothing matches a rule that has been written."""
+        return name in self._written and not self._rules[name]
 
     def rule(self, alternatives: Sequence[str]) -> str:
         """The name of a rule for these alternatives."""

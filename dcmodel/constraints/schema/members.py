@@ -103,9 +103,10 @@ def _any_order(
     end = f"{EMPTY} %if {_all(ending)}" if ending else EMPTY
     # Counted at the comma: a rule of nothing but another one with a parameter is misread by the engine.
     go_on = f"{writer.layout.comma} {more}::{f'incr({COUNTER})' if is_counted else '_'}"
-    if most is not None:
-        go_on += f" %if lt({COUNTER},{most - 1})"
-    writer.set_rule(rest, [end, go_on])
+    # A comma only where a member is left for it.
+    left = [f"lt({COUNTER},{most - 1})"] if most is not None else []
+    left += [] if free else [f"bit_count_lt([{base}:{base + len(named)}],{len(named)})"]
+    writer.set_rule(rest, [end, f"{go_on} %if {_all(left)}" if left else go_on])
     return f"{more}::0"
 
 

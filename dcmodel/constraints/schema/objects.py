@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import jsonschema_rs.canonical as forms
 from jsonschema_rs import CanonicalSchema, Validator
 
-from dcmodel.constraints.schema.canonical import check_alone, is_empty, matches, meet, resolve
+from dcmodel.constraints.schema.canonical import check_alone, matches, meet, resolve
 from dcmodel.constraints.schema.members import Member, Others, write_members
 from dcmodel.constraints.schema.strings import literal
-from dcmodel.constraints.schema.texts import key_expression, pattern_expression
+from dcmodel.constraints.schema.texts import is_void, key_expression, pattern_expression
 
 if TYPE_CHECKING:
     from dcmodel.constraints.schema.values import ValueWriter
@@ -96,7 +96,7 @@ class _ObjectWriter:
         if met is None:
             self.writer.note(keyword)
             met = parts[0]
-        return None if is_empty(met) else self.values.value(met)
+        return None if self.values.is_void(met) else self.values.value(met)
 
     def others(self, known: list[str]) -> list[Others]:
         """Members with keys that are not known, by the patterns that they match."""
@@ -120,7 +120,9 @@ class _ObjectWriter:
             said = [patterns[pattern] for pattern in chosen]
             if len(patterns) <= MAX_PATTERNS or not chosen:
                 said += [f"~{patterns[pattern]}" for pattern in patterns if pattern not in chosen]
-            result.append(Others(self.writer.terminal(" & ".join([f"({base})", *said])), value))
+            expression = " & ".join([f"({base})", *said])
+            if not is_void(expression):
+                result.append(Others(self.writer.terminal(expression), value))
         return result
 
     def choices(self, patterns: list[str]) -> list[tuple[str, ...]]:

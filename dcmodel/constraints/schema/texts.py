@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import jsonschema_rs.canonical as forms
 from jsonschema_rs import CanonicalSchema
+from llguidance import LLMatcher
 
+from dcmodel.constraints.llg_walker import LlgWalker, build_byte_engine
 from dcmodel.constraints.schema.canonical import resolve
 from dcmodel.constraints.schema.ecma import NotRegularError, UnclearError
 from dcmodel.constraints.schema.formats import PATTERNS
@@ -46,6 +50,15 @@ def string_expression(view: forms.StringView, writer: LarkWriter, *, formats: bo
     if all(part.startswith("~") for part in parts):
         parts.insert(0, STRING)
     return " & ".join(parts)
+
+
+@lru_cache(maxsize=1024)
+def is_void(expression: str) -> bool:
+    """Whether no string is of an expression."""
+    if " & " not in expression:
+        return False
+    engine = build_byte_engine(LLMatcher.grammar_from_lark(f"start: T\nT: {expression}\n"))
+    return LlgWalker(engine).following() == 0
 
 
 def pattern_expression(pattern: str, writer: LarkWriter, *, exact: bool = False) -> str | None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import Decimal
+from itertools import combinations
 from typing import Any, Literal
 
 import jsonschema_rs.canonical as forms
 from jsonschema_rs import CanonicalSchema
 
 from dcmodel.constraints.schema.arrays import array_rules
-from dcmodel.constraints.schema.canonical import are_apart, difference, meet, resolve
+from dcmodel.constraints.schema.canonical import are_apart, is_empty, meet, resolve
 from dcmodel.constraints.schema.constants import ConstantWriter
 from dcmodel.constraints.schema.lark import LarkWriter
 from dcmodel.constraints.schema.numbers import (
@@ -29,11 +30,13 @@ from dcmodel.constraints.schema.numbers import (
 )
 from dcmodel.constraints.schema.objects import object_rules
 from dcmodel.constraints.schema.order import KeyOrder
-from dcmodel.constraints.schema.texts import string_expression
+from dcmodel.constraints.schema.texts import is_void, string_expression
 from dcmodel.errors import InvalidConstraintError
 
 MAX_NODES = 20_000
 MAX_DEPTH = 200
+MAX_BRANCHES = 32
+"""Cases of a `oneOf` that are compared with one another."""
 ALL_TYPES = ("null", "boolean", "number", "string", "array", "object")
 TYPE_OF_VIEW: dict[type, str] = {
     forms.StringView: "string",
@@ -83,6 +86,10 @@ class ValueWriter:
         self._inner[-1] += noted
         self._depth -= 1
         return name
+
+    def is_void(self, node: CanonicalSchema) -> bool:
+        """Whether surely no value is admitted."""
+        return is_empty(node) or self.writer.is_void(self.value(node))
 
     def any_value(self) -> str:
         """The rule for all JSON."""
@@ -141,7 +148,7 @@ class ValueWriter:
                 return self._constants(values, only)
             case forms.StringView():
                 expression = string_expression(view, self.writer, formats=self.formats)
-                return [self.writer.terminal(expression)]
+                return [] if is_void(expression) else [self.writer.terminal(expression)]
             case forms.IntegerView():
                 return self._integers(view)
             case forms.NumberView():
@@ -172,7 +179,7 @@ class ValueWriter:
         name = self.value(node)
         if node in self.loose_nodes:
             self.writer.note("anyOf" if not self.writer.loose else next(iter(self.writer.loose)))
-        return [name]
+        return [] if self.writer.is_void(name) else [name]
 
     def _types(self, types: Iterable[str], only: str | None) -> list[str]:
         if only in ("number", "integer"):
@@ -206,20 +213,10 @@ class ValueWriter:
         return self.of_type("number") if leaf is None else [self.writer.leaf(leaf)]
 
     def _one_of(self, branches: list[CanonicalSchema], only: str | None) -> list[str]:
-        """Each branch without what another admits as well."""
-        alone = []
-        for branch in branches:
-            rest: CanonicalSchema = branch
-            for other in branches:
-                if other is branch or are_apart(branch, other):
-                    continue
-                less = difference(rest, other)
-                if less is None:
-                    self.writer.note("oneOf")
-                else:
-                    rest = less
-            alone.append(rest)
-        return [text for rest in alone for text in self._branch(rest, only)]
+        pairs = combinations(branches, 2)
+        if len(branches) > MAX_BRANCHES or not all(are_apart(one, other) for one, other in pairs):
+            self.writer.note("oneOf")
+        return [text for branch in branches for text in self._branch(branch, only)]
 
     def _all_of(self, branches: list[CanonicalSchema], only: str | None) -> list[str]:
         """The intersection where it can be said, else the branch that says most."""

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 import jsonschema
+import numpy as np
 import pydantic
 import pytest
 
@@ -21,10 +22,12 @@ from dcmodel.constraints.schema.cases import exclude_each_other
 from dcmodel.constraints.schema.formats import FORMATS
 from dcmodel.errors import (
     ConstraintRuntimeError,
+    DeadEndError,
     InvalidConstraintError,
     UnsatisfiableConstraintError,
     UnsupportedConstraintError,
 )
+from dcmodel.mask import row_to_ids
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 OBJECT = {
@@ -415,64 +418,84 @@ def load(path):
 
 
 def sample(matcher, tokenizer, rng, longest=300):
-    """A random text, which is driven to its end; None if it does not come to it."""
-    import numpy as np
+    """A random text, which is driven to its end; None if it does not come to it.
 
-    from dcmodel.mask import row_to_ids
-
+    What an exact matcher allows it accepts; of others a refused token is banned, and drawn again.
+    """
     row = np.zeros(9, dtype=np.int32)
     out = []
     for step in range(longest):
-        matcher.fill_mask(row)
+        try:
+            matcher.fill_mask(row)
+        except DeadEndError:
+            assert matcher.may_dead_end
+            return None
         allowed = row_to_ids(row, tokenizer.vocab_size).tolist()
         ends = [i for i in allowed if i in tokenizer.eos_token_ids]
         plain = [i for i in allowed if i not in ends]
         if not plain or (ends and rng.random() < 0.3):
-            return tokenizer.decode_bytes(out).decode()
+            return tokenizer.decode_bytes(out).decode() if ends else None
         plain = [i for i in plain if i < 128 or i >= 256] or plain
         closing = [i for i in plain if tokenizer.token_bytes(i)[:1] in b'"}],']
+        rng.shuffle(plain)
         if closing and rng.random() < min(0.9, 0.15 + step / longest):
-            plain = closing
-        out.append(rng.choice(plain))
-        assert matcher.advance(out[-1:]) == 1
+            plain = [*rng.sample(closing, len(closing)), *plain]
+        accepted = next((i for i in plain[:40] if matcher.advance([i])), None)
+        assert accepted == plain[0] or not matcher.is_exact
+        if accepted is None:
+            return None
+        out.append(accepted)
     return None
 
 
 @pytest.mark.parametrize("name", ["jsonschemabench_sample", "json_schema_test_suite_sample"])
-def test_collected_schemas(small, name):
-    """Each compiles or is refused with a typed error; nothing invalid is accepted, or generated."""
-    rows = load(DATA / f"{name}.jsonl")
-    compiled_count = accepted = wrong = 0
-    rejected, refused, generated = [], [], 0
-    for index, row in enumerate(rows):
-        schema = row["schema"]
+@pytest.mark.parametrize(("key_order", "least_right"), [("any", 0.92), ("schema", 0.85)])
+def test_collected_schemas(small, name, key_order, least_right):
+    """Nearly all are fully right; nothing invalid is accepted; what is refused is refused by name.
+
+    A third of them; `benchmarks.json_schema` counts all.
+    """
+    rows = load(DATA / f"{name}.jsonl")[::3]
+    right, refused = 0, []
+    for row in rows:
+        formats = "annotate" if row.get("file") == "format" else "assert"
         try:
-            compiled = JsonSchema(schema).compile(small)
+            compiled = JsonSchema(row["schema"], key_order=key_order, formats=formats).compile(small)
         except UnsatisfiableConstraintError:
             assert not any(test["valid"] for test in row["tests"])
+            right += 1
             continue
         except UnsupportedConstraintError as error:
             refused.append(error.keyword)
             continue
-        compiled_count += 1
+        verdicts = []
         for test in row["tests"]:
             token_ids = small.encode(json.dumps(test["data"], ensure_ascii=False))
             matcher = compiled.matcher()
             is_accepted = matcher.advance(token_ids) == len(token_ids) and matcher.is_accepting
-            accepted += is_accepted and test["valid"]
-            wrong += is_accepted and not test["valid"]
-            if test["valid"] and not is_accepted:
-                rejected.append((row.get("id", row.get("desc")), test["data"]))
+            assert test["valid"] or not is_accepted, (row.get("id", row.get("desc")), test["data"])
+            verdicts.append(is_accepted == test["valid"])
+        right += all(verdicts)
+    assert right >= least_right * len(rows)
+    assert set(refused) <= {"$ref"}
+
+
+@pytest.mark.parametrize("name", ["jsonschemabench_sample", "json_schema_test_suite_sample"])
+def test_what_is_generated_for_collected_schemas_is_valid(small, name):
+    checked = 0
+    for index, row in enumerate(load(DATA / f"{name}.jsonl")[::4]):
+        schema = row["schema"]
+        try:
+            compiled = JsonSchema(schema, key_order="any" if index % 2 else "schema").compile(small)
+        except (UnsatisfiableConstraintError, UnsupportedConstraintError):
+            continue
         text = sample(compiled.matcher(), small, random.Random(index))
-        if text is not None:
-            generated += 1
-            validator = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
-            try:
-                validator(schema, format_checker=validator.FORMAT_CHECKER).validate(json.loads(text))
-            except re.error:  # a pattern that Python cannot read
-                continue
-    assert wrong == 0
-    assert all(refused)
-    assert compiled_count > 0.4 * len(rows)
-    assert len(rejected) < 0.12 * accepted
-    assert generated > 0.6 * compiled_count
+        if text is None:
+            continue
+        validator = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
+        try:
+            validator(schema, format_checker=validator.FORMAT_CHECKER).validate(json.loads(text))
+        except re.error:  # a pattern that Python cannot read
+            continue
+        checked += 1
+    assert checked > 25
