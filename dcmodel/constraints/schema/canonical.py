@@ -18,7 +18,8 @@ from jsonschema_rs.canonical import (
     Satisfiability,
 )
 
-from dcmodel.constraints.schema.ecma import NotRegularError, parse
+from dcmodel.constraints.schema.ecma import parse
+from dcmodel.constraints.schema.ecma_tree import NotRegularError
 from dcmodel.constraints.schema.numbers import HugeNumberError, load_exact
 from dcmodel.errors import InvalidConstraintError, UnsupportedConstraintError
 

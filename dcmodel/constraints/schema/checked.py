@@ -29,7 +29,7 @@ NEXT_STEPS = 300
 """Moves of a walker that a search may cost, at the beginning and after a token: some hundred and some ten
 milliseconds."""
 MAX_PAUSE = 64
-BYTES_PER_WAIT = 256
+BYTES_PER_WAIT = 32
 """A witness is tried on the whole text: for each so many bytes, one token more passes without."""
 FILLERS = (b"", b'"', b"0", b'""', b'"a"', b"a", b"null", b"true", b"{}", b"[]", b": 0", b'": 0')
 """What may stand between the text and the signs that close it."""

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from dcmodel.constraints.forced_text import MAX_RUN, forced_text
 from dcmodel.constraints.regex_syntax import RegexSyntaxError, parse_regex
 from dcmodel.constraints.schema.cases import exclude_each_other
-from dcmodel.constraints.schema.ecma import NotRegularError
+from dcmodel.constraints.schema.ecma_tree import NotRegularError
 from dcmodel.constraints.schema.formats import FORMATS, SILENT_FORMATS
 from dcmodel.constraints.schema.strings import plain_pattern
 from dcmodel.errors import InvalidConstraintError, UnsupportedConstraintError

@@ -11,7 +11,8 @@ import json
 import unicodedata
 from functools import lru_cache
 
-from dcmodel.constraints.schema.ecma import LAST, Chars, Group, Item, Ranges, Repeat, parse
+from dcmodel.constraints.schema.ecma import parse
+from dcmodel.constraints.schema.ecma_tree import LAST, Chars, Group, Item, Ranges, Repeat
 
 SHORT = {0x22: r"\\\"", 0x5C: r"\\\\", 8: r"\\b", 12: r"\\f", 10: r"\\n", 13: r"\\r", 9: r"\\t"}
 """Escapes of one letter, as regexes."""

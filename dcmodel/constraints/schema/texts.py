@@ -10,7 +10,7 @@ from llguidance import LLMatcher
 
 from dcmodel.constraints.llg_walker import LlgWalker, build_byte_engine
 from dcmodel.constraints.schema.canonical import resolve
-from dcmodel.constraints.schema.ecma import NotRegularError, UnclearError
+from dcmodel.constraints.schema.ecma_tree import NotRegularError, UnclearError
 from dcmodel.constraints.schema.formats import PATTERNS
 from dcmodel.constraints.schema.lark import LarkWriter
 from dcmodel.constraints.schema.strings import (

@@ -6,6 +6,7 @@ values for which it is sure which part of the schema applies. In between a byte 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ BLANK = frozenset(b" \t\n\r")
 SCALAR = frozenset(b"+-.0123456789eEtrufalsn")
 VALUE, SCALAR_VALUE, TEXT, ESCAPE, AFTER, KEY, KEY_TEXT, KEY_ESCAPE, COLON, DONE = range(10)
 IN_TEXT, IN_ESCAPE = frozenset((TEXT, KEY_TEXT)), frozenset((ESCAPE, KEY_ESCAPE))
+PLAIN = re.compile(rb'[^"\\\x00-\x1f]+')
 MAX_DEPTH = 200
 
 
@@ -123,6 +125,18 @@ class SchemaWalker(Walker):
             return False
         self._text += bytes((byte,))
         return True
+
+    def walk(self, text: bytes) -> int:
+        at = 0
+        while at < len(text):
+            if self._state in IN_TEXT and (plain := PLAIN.match(text, at)):
+                self._text += plain[0]
+                at = plain.end()
+            elif self.step(text[at]):
+                at += 1
+            else:
+                break
+        return at
 
     # -- structure ---------------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ from llguidance import LLMatcher
 
 from dcmodel.constraints.llg_walker import LlgWalker, build_byte_engine
 from dcmodel.constraints.schema.canonical import matches
-from dcmodel.constraints.schema.ecma import NotRegularError, UnclearError, complement, parse
+from dcmodel.constraints.schema.ecma import parse
+from dcmodel.constraints.schema.ecma_tree import NotRegularError, UnclearError, complement
 from dcmodel.constraints.schema.strings import length_terminal, literal, pattern_terminal, plain_pattern
 
 PATTERNS = [
