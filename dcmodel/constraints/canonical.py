@@ -3,13 +3,14 @@
 A text has many spellings in tokens, and a model has hardly seen any but the one that its tokenizer
 makes. For a BPE vocabulary a sequence is canonical exactly if each pair of neighbours is (Vieira et al.,
 "Language models over canonical byte-pair encodings", 2025); for others, and across what a tokenizer
-splits at first, the test of pairs is an approximation. The text comes first: where the rule leaves
-canonical tokens no way on, others are taken.
+splits at first, the test of pairs is an approximation, and parts of characters are not tested. The text
+comes first: where the rule leaves canonical tokens no way on, others are taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -21,6 +22,10 @@ from dctokenizers import Tokenizer, TokenizerError
 
 MAX_PAIRS_KEPT = 200_000
 MAX_TRIED = 4_000
+MAX_FEW = 32
+"""Where the rule leaves no more tokens than these, it is looked whether any of them is canonical."""
+MAX_AHEAD = 3
+"""How many tokens ahead."""
 
 
 class CanonicalPairs:
@@ -28,10 +33,13 @@ class CanonicalPairs:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._known: dict[tuple[int, int], bool] = {}
+        self._known: dict[tuple[int | None, int], bool] = {}
 
-    def allows(self, before: int, token_id: int) -> bool:
-        """Whether the text of both, tokenized together, gives these two tokens again."""
+    def allows(self, before: int | None, token_id: int) -> bool:
+        """Whether the text of both, tokenized together, gives these two tokens again.
+
+        Without a token before it, or where that is no text or part of a character: the token alone.
+        """
         pair = (before, token_id)
         found = self._known.get(pair)
         if found is None:
@@ -40,16 +48,20 @@ class CanonicalPairs:
             found = self._known[pair] = self._ask(before, token_id)
         return found
 
-    def _ask(self, before: int, token_id: int) -> bool:
+    def _ask(self, before: int | None, token_id: int) -> bool:
         tokenizer = self._tokenizer
-        special = tokenizer.special_token_ids
-        if before in special or token_id in special:
+        if token_id in tokenizer.special_token_ids or token_id in tokenizer.eos_token_ids:
             return True
-        text = tokenizer.token_bytes(before) + tokenizer.token_bytes(token_id)
+        token_ids = (
+            [token_id] if before is None or before in tokenizer.special_token_ids else [before, token_id]
+        )
         try:
-            # Part of a character has no usual tokens of its own.
-            return tokenizer.encode(text.decode("utf-8")) == [before, token_id]
-        except (UnicodeDecodeError, TokenizerError):
+            text = b"".join(map(tokenizer.token_bytes, token_ids)).decode("utf-8")
+        except UnicodeDecodeError:  # part of a character has no usual tokens of its own
+            return before is None or self.allows(None, token_id)
+        try:
+            return tokenizer.encode(text) == token_ids
+        except TokenizerError:
             return True
 
 
@@ -64,12 +76,20 @@ class CanonicalCompiled(CompiledConstraint):
     def matcher(self) -> CanonicalMatcher:
         return CanonicalMatcher(self, self.inner.matcher(), [])
 
+    def matcher_after(self, token_id: int) -> CanonicalMatcher:
+        """A matcher whose first token has to fit the one before it, a healed prompt's last one."""
+        return CanonicalMatcher(self, self.inner.matcher(), [token_id])
+
     def walker(self) -> Walker:
         return self.inner.walker()
 
 
 class CanonicalMatcher(DelegatingMatcher):
-    """One sequence; refuses a token after the last one where the tokenizer would not put it there."""
+    """One sequence; refuses a token after the last one where the tokenizer would not put it there.
+
+    And a token after which the rule leaves few tokens, none of them canonical: a blank, where only `yes`
+    may follow, and ` yes` is a token.
+    """
 
     __slots__ = ("_compiled", "_lenient", "_token_ids")
 
@@ -82,17 +102,61 @@ class CanonicalMatcher(DelegatingMatcher):
 
     def advance(self, token_ids: Sequence[int]) -> int:
         for taken, token_id in enumerate(token_ids):
-            # What the rule forces is in its usual tokens, seen from farther back than a pair.
-            is_usual = self._is_usual(token_id) or self._inner.forced()[:1] == [token_id]
-            if not is_usual or not self._inner.advance([token_id]):
+            if not self._push(token_id):
                 return taken
-            self._token_ids.append(token_id)
         return len(token_ids)
 
+    def _push(self, token_id: int) -> bool:
+        is_lenient = self._lenient == len(self._token_ids)
+        if not (is_lenient or self._is_usual(token_id)):
+            return False
+        is_sure = is_lenient or self._inner.forced()[:1] == [token_id]
+        if not self._inner.advance([token_id]):
+            return False
+        if not is_sure and not self._leads_on(self._inner, token_id, MAX_AHEAD):
+            self._inner.rollback(1)
+            return False
+        self._token_ids.append(token_id)
+        return True
+
+    def forced(self) -> list[int]:
+        """What the rule forces, up to where the tokenizer would put other tokens."""
+        run = self._inner.forced()
+        last = self._token_ids[-1:]
+        for count, (before, token_id) in enumerate(pairwise([*last, *run]), start=1 - len(last)):
+            if not self._compiled.pairs.allows(before, token_id):
+                return run[:count]
+        return run
+
     def _is_usual(self, token_id: int) -> bool:
-        if not self._token_ids or self._lenient == len(self._token_ids):
+        return self._compiled.pairs.allows(self._token_ids[-1] if self._token_ids else None, token_id)
+
+    def _leads_on(self, inner: Matcher, last: int, depth: int) -> bool:
+        """Whether canonical tokens can follow; False is sure only of the next `depth` of them."""
+        if depth == 0 or inner.is_accepting or inner.is_finished:
             return True
-        return self._compiled.pairs.allows(self._token_ids[-1], token_id)
+        allowed = self._allowed(inner)
+        if len(allowed) > MAX_FEW:
+            return True
+        run = inner.forced()
+        for token_id in allowed:
+            if self._compiled.pairs.allows(last, token_id):
+                if run[:1] == [token_id]:
+                    return True
+                twin = inner.fork()
+                if twin.advance([token_id]) and self._leads_on(twin, token_id, depth - 1):
+                    return True
+        return False
+
+    def _allowed(self, inner: Matcher) -> list[int]:
+        vocab_size = self._compiled.tokenizer.vocab_size
+        row = np.zeros(mask_words(vocab_size), dtype=np.int32)
+        try:
+            inner.fill_mask(row)
+        except DeadEndError:
+            return []
+        allowed: list[int] = row_to_ids(row, vocab_size).tolist()
+        return allowed
 
     @property
     def is_exact(self) -> bool:
@@ -100,19 +164,13 @@ class CanonicalMatcher(DelegatingMatcher):
 
     def ways_out(self) -> list[int]:
         """Canonical tokens that the rule allows now or, where there are none, any that it allows."""
-        tokenizer = self._compiled.tokenizer
-        row = np.zeros(mask_words(tokenizer.vocab_size), dtype=np.int32)
-        try:
-            self._inner.fill_mask(row)
-        except DeadEndError:
-            return []
-        allowed = row_to_ids(row, tokenizer.vocab_size).tolist()
         inner = self._inner
-        live = allowed if inner.is_exact else inner.ways_out()
+        live = self._allowed(inner) if inner.is_exact else inner.ways_out()
         usual = [token_id for token_id in live[:MAX_TRIED] if self._is_usual(token_id)]
-        if not usual:
+        far = [token_id for token_id in usual[:MAX_FEW] if self.fork()._push(token_id)]
+        if not far:
             self._lenient = len(self._token_ids)
-        return usual or live
+        return far or usual or live
 
     def rollback(self, count: int) -> None:
         self._inner.rollback(count)

@@ -27,8 +27,8 @@ class HealedText:
     """A text that comes again, before a rule or before anything. Shared between threads.
 
     A token that stops short of the text's end is allowed where the tokenizer would put it before one
-    that goes on: the model gives ` ` a good chance wherever ` 5` may follow, and with the mask of ` =`
-    it would end up with the tokens ` ` and `=`, which it has never seen together.
+    that goes on from there, as the rule allows: the model gives ` ` a good chance wherever ` 5` may
+    follow, and with the mask of ` =` it would end up with ` ` and `=`, which it has never seen together.
     """
 
     def __init__(
@@ -86,20 +86,19 @@ class HealedText:
         return made
 
     def _make(self, done: int) -> tuple[MaskRow, bool]:
-        vocabulary = self._vocabulary
-        low, high = vocabulary.beginning_with(self._prefix[done:])
-        across, is_exact = self._across(done, low, high)
-        row = vocabulary.row(np.concatenate([across, self._shorter(done)]))
+        across, is_exact = self._across(done)
+        row = self._vocabulary.row(np.concatenate([across, self._shorter(done)]))
         row &= ~row_of(self._tokenizer.eos_token_ids, self._tokenizer.vocab_size)
         row.flags.writeable = False
         return row, is_exact
 
-    def _across(self, done: int, low: int, high: int) -> tuple[Positions, bool]:
-        """The tokens that reach the end of the text, and go on as the rule allows."""
+    def _across(self, done: int) -> tuple[Positions, bool]:
+        """The tokens that reach the end of the text, and go on as the rule allows; whether that is sure."""
+        rest = self._prefix[done:]
+        low, high = self._vocabulary.beginning_with(rest)
         positions = np.arange(low, high, dtype=np.int64)
         if self._inner is None or low == high:
             return positions, True
-        rest = self._prefix[done:]
         heads = self._heads(rest, low, high)
         matcher = self._inner.matcher()
         mask = np.zeros(mask_words(self._tokenizer.vocab_size), dtype=np.int32)
@@ -163,9 +162,9 @@ class HealedText:
         vocabulary = self._vocabulary
         before = vocabulary.ids_of[self._prefix[done : done + length]][0]
         rest = self._prefix[done + length :]
-        low, high = vocabulary.beginning_with(rest)
-        step = max((high - low) // MAX_NEIGHBOURS, 1)
-        if any(self._pairs.allows(before, int(after)) for after in vocabulary.ids[low:high:step]):
+        across, _ = self._across(done + length)
+        step = max(len(across) // MAX_NEIGHBOURS, 1)
+        if any(self._pairs.allows(before, int(after)) for after in vocabulary.ids[across[::step]]):
             return True
         return any(
             self._pairs.allows(before, after) and self._is_viable(done + length, more)

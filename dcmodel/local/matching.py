@@ -45,7 +45,9 @@ class MatcherMaker:
         if request.healed:
             compiled = self._healing(request.healed, compiled)
         if request.canonical:
-            compiled = CanonicalCompiled(compiled, self._tokenizer, self._pairs)
+            canonical = CanonicalCompiled(compiled, self._tokenizer, self._pairs)
+            # Where the prompt was not healed, its end is where the caller put it.
+            return canonical.matcher_after(request.prompt_ids[-1]) if request.healed else canonical.matcher()
         return compiled.matcher()
 
     def _healing(self, healed: str, inner: CompiledConstraint) -> CompiledConstraint:
