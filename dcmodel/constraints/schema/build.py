@@ -87,7 +87,10 @@ def compile_schema(text: str, options: Options, tokenizer: Tokenizer) -> tuple[P
 
 
 def _compile(text: str, options: Options, tokenizer: Tokenizer) -> tuple[Plan, CompiledConstraint]:
-    plan = plan_grammar(text, options)
+    try:
+        plan = plan_grammar(text, options)
+    except RecursionError:
+        raise InvalidConstraintError("the JSON schema is nested too deeply.") from None
     return plan, _build(plan, tokenizer)
 
 

@@ -93,7 +93,8 @@ class CheckedMatcher(Matcher):
             row[words:] = 0
             return
         self._grammar.fill_mask(row)
-        if not self.is_accepting:
+        # The grammar allows the end only where it accepts.
+        if self._grammar.is_accepting and not self._states[-1].check.is_accepting:
             row[:words] &= ~self._compiled.end_row
             if not np.any(row[:words]):
                 text = show(join_bytes(self._compiled.tokenizer, self._token_ids), tail=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 import jsonschema_rs.canonical as forms
@@ -23,6 +24,9 @@ from dcmodel.constraints.schema.strings import (
 from dcmodel.errors import UnsupportedConstraintError
 
 MAX_LENGTH = 1_000_000
+MAX_LEAST = 10_000
+"""The greatest least length that is said beside patterns: it is counted along with them."""
+LARGE_COUNT = re.compile(r"[{,][0-9]{5,}[,}]")
 
 
 def string_expression(view: forms.StringView, writer: LarkWriter, *, formats: bool) -> str:
@@ -35,9 +39,10 @@ def string_expression(view: forms.StringView, writer: LarkWriter, *, formats: bo
     ]
     parts += _formats(view, writer) if formats else []
     low, high = view.min_length or 0, view.max_length
-    if low > MAX_LENGTH:
+    longest = MAX_LEAST if parts else MAX_LENGTH
+    if low > longest:
         writer.note("minLength")
-        low = MAX_LENGTH
+        low = longest
     if high is not None and high > MAX_LENGTH:
         writer.note("maxLength")
         high = None
@@ -55,7 +60,8 @@ def string_expression(view: forms.StringView, writer: LarkWriter, *, formats: bo
 @lru_cache(maxsize=1024)
 def is_void(expression: str) -> bool:
     """Whether no string is of an expression."""
-    if " & " not in expression:
+    # To find that out takes long where much is counted.
+    if " & " not in expression or LARGE_COUNT.search(expression):
         return False
     engine = build_byte_engine(LLMatcher.grammar_from_lark(f"start: T\nT: {expression}\n"))
     return LlgWalker(engine).following() == 0

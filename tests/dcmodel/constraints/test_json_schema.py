@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import datetime
 import enum
+import itertools
 import json
 import math
 import random
@@ -94,6 +96,85 @@ def test_a_layout_must_be_known():
         JsonSchema({}, whitespace="lots")
 
 
+# -- keys in any order, and formats as remarks -----------------------------------------------------
+
+
+def test_keys_in_any_order(small):
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "b": {"type": "boolean"}, "c": {"enum": ["x"]}},
+        "required": ["a", "c"],
+        "additionalProperties": False,
+    }
+    members = {"a": "1", "b": "true", "c": '"x"'}
+    for size in range(4):
+        for keys in itertools.permutations(members, size):
+            text = "{" + ", ".join(f'"{key}": {members[key]}' for key in keys) + "}"
+            is_valid = {"a", "c"} <= {*keys}
+            assert accepts(schema, text, small, key_order="any") == is_valid, text
+            assert accepts(schema, text, small) == (is_valid and [*keys] == sorted(keys)), text
+    assert not accepts(schema, '{"a": 1, "c": "x", "a": 1}', small, key_order="any")
+
+
+def test_more_keys_than_the_engines_parameters_have_bits(small):
+    names = [f"k{i}" for i in range(90)]
+    schema = {"properties": {name: {"type": "integer"} for name in names}, "required": names[40:60]}
+    keys = names[40:60]
+    random.Random(1).shuffle(keys)
+    keys += ["k89", "k0", "other"]
+    text = json.dumps(dict.fromkeys(keys, 1))
+    assert accepts(schema, text, small, key_order="any")
+    assert not accepts(schema, text.replace('"k45": 1, ', ""), small, key_order="any")
+    assert not accepts(schema, text.replace('"k0": 1', '"k0": "a"'), small, key_order="any")
+
+
+@pytest.mark.parametrize("order", ["schema", "any"])
+def test_a_member_that_is_counted(small, order):
+    schema = {"type": "object", "properties": {key: {} for key in "abcd"}, "additionalProperties": False}
+    schema |= {"minProperties": 2, "maxProperties": 3}
+    for size in range(5):
+        text = json.dumps(dict.fromkeys("abcd"[:size], 1))
+        assert accepts(schema, text, small, key_order=order) == (2 <= size <= 3), text
+
+
+def test_the_last_member_is_not_followed_by_a_comma(small, masks):
+    schema = {"type": "object", "properties": {"a": {"const": 1}}, "additionalProperties": False}
+    matcher = JsonSchema(schema, key_order="any").compile(small).matcher()
+    assert matcher.advance(small.encode('{"a": 1')) == len(small.encode('{"a": 1'))
+    assert b"," not in {small.token_bytes(i)[:1] for i in masks(matcher, small)}
+
+
+def test_a_draft_4_integer_has_no_point(small):
+    for draft, is_integer in (("http://json-schema.org/draft-04/schema#", False), (None, True)):
+        schema = {"type": "integer", "minimum": 1, **({"$schema": draft} if draft else {})}
+        assert accepts(schema, "2.0", small, key_order="any") == is_integer
+        assert accepts(schema, "2", small, key_order="any")
+
+
+def test_formats_hold_or_are_remarks(small):
+    schema = {"properties": {"at": {"format": "date"}, "who": {"format": "idn-email"}}}
+    text = '{"at": "soon", "who": "me"}'
+    assert not accepts(schema, text, small)
+    assert accepts(schema, text, small, formats="annotate")
+    assert accepts({"format": "no such format"}, '"x"', small)
+
+
+def test_the_options_are_checked_and_belong_to_the_rule():
+    rules = [JsonSchema({}), JsonSchema({}, key_order="any"), JsonSchema({}, formats="annotate")]
+    assert len({rule.key for rule in rules}) == 3
+    assert rules[1].to_dict() == {
+        "kind": "json_schema",
+        "schema": {},
+        "whitespace": "spaced",
+        "key_order": "any",
+    }
+    assert rules[2].to_dict()["formats"] == "annotate"
+    with pytest.raises(InvalidConstraintError, match="schema, any"):
+        JsonSchema({}, key_order="random")
+    with pytest.raises(InvalidConstraintError, match="assert, annotate"):
+        JsonSchema({}, formats="ignore")
+
+
 # -- where schemas come from -----------------------------------------------------------------------
 
 
@@ -115,6 +196,7 @@ def test_malformed_text_is_an_error_with_its_position():
     with pytest.raises(InvalidConstraintError, match="line 2 column 7") as caught:
         JsonSchema('{\n "a": }')
     assert caught.value.position == 8
+    assert '   "a": }\n        ^' in str(caught.value)
 
 
 @pytest.mark.parametrize("schema", [5, None, [1], {"a": math.nan}, {"a": {1}}, {"a": object()}, "5", "null"])
@@ -317,6 +399,10 @@ def test_a_schema_nested_too_deeply_is_an_error(small):
         ({"type": "string", "format": "date"}, '"2021-02-29"'),
         ({"format": "date-time"}, '"2021-02-28T23:59:60Z"'),
         ({"format": "time"}, '"24:00:00Z"'),
+        ({"pattern": r"^\d$"}, '"٣"'),
+        ({"pattern": "^a|b$"}, '"xa"'),
+        ({"patternProperties": {r"^\w$": {"type": "integer"}}, "additionalProperties": False}, '{"é": 1}'),
+        ({"$defs": {"a": {"$id": "http://x/y", "$ref": "#/z", "z": {"const": 1}}}, "$ref": "#/$defs/a"}, "2"),
         ({"format": "hostname"}, '"xn--x"'),
         ({"format": "hostname"}, json.dumps(".".join(["a" * 60] * 5))),
     ],
@@ -341,6 +427,41 @@ def test_what_the_engine_would_accept_wrongly(small, schema, text):
 )
 def test_what_the_engine_would_refuse_without_need(small, schema, text):
     assert accepts(schema, text, small)
+
+
+@pytest.mark.parametrize("keyword", ["items", "not", "allOf", "anyOf", "additionalProperties"])
+@pytest.mark.parametrize("depth", [20, 120, 240, 800])
+def test_deep_schemas_compile_or_are_refused(small, keyword, depth):
+    schema = {"uniqueItems": True}
+    for _ in range(depth):
+        schema = {keyword: [schema, {"maxItems": 3}] if keyword in ("allOf", "anyOf") else schema}
+    try:
+        compiled = JsonSchema(schema, key_order="any").compile(small)
+    except InvalidConstraintError:
+        assert depth > 20
+        return
+    assert compiled.matcher().advance([ord("[")]) == 1
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "array", "items": {"const": 1}, "minItems": 10**9},
+        {"type": "array", "uniqueItems": True, "maxItems": 10**12},
+        {"type": "object", "minProperties": 10**9},
+        {"type": "string", "minLength": 10**9, "format": "iri"},
+        {"enum": [f"word {number}" for number in range(20_000)]},
+        {"properties": {f"p{number}": {"type": "integer"} for number in range(2_000)}},
+        {"type": "string", "pattern": "^(a+)+(?!b)$"},
+        {"type": "integer", "minimum": 10**30, "multipleOf": 7**40},
+    ],
+    ids=lambda schema: str(schema)[:40],
+)
+def test_large_schemas_in_any_order_compile_soon_or_are_refused(small, schema):
+    begin = time.process_time()
+    with contextlib.suppress(InvalidConstraintError):
+        JsonSchema(schema, key_order="any").compile(small)
+    assert time.process_time() - begin < 20
 
 
 @pytest.mark.parametrize(
