@@ -14,7 +14,8 @@ from dcmodel.constraints.algebra.compiling import compile_in_order
 from dcmodel.constraints.algebra.template_matcher import SampledTemplate
 from dcmodel.constraints.byte_vocabulary import walker_maker
 from dcmodel.constraints.choice import Choice
-from dcmodel.errors import InvalidConstraintError
+from dcmodel.errors import InvalidConstraintError, InvalidRequestError
+from dcmodel.types import SamplingParams
 from dctokenizers import Tokenizer
 
 SAMPLING_FIELDS = frozenset({"temperature", "top_k", "top_p", "min_p"})
@@ -72,7 +73,7 @@ class Template(Constraint):
                 raise InvalidConstraintError(f"two holes are named {name!r}.", remedy="Rename one.")
 
     @classmethod
-    def of(cls, text: str, **holes: Constraint | Hole) -> Self:
+    def of(cls, text: str, /, **holes: Constraint | Hole) -> Self:
         """``Template.of("Name: {name}, age {age}", name=Regex("[A-Z][a-z]+"), age=Type(int))``.
 
         ``{{`` and ``}}`` stand for braces. Every hole needs a constraint, and every constraint a hole.
@@ -114,15 +115,34 @@ class Template(Constraint):
         )
 
     def compile(self, tokenizer: Tokenizer) -> CompiledConstraint:
-        compiled = compile_in_order(self.rules, tokenizer)
-        sampling = [part.sampling if isinstance(part, Hole) else {} for part in self.pieces]
+        leaves = self._leaves()
+        compiled = compile_in_order([rule for rule, _ in leaves], tokenizer)
+        sampling = [{} if changes is None else changes for _, changes in leaves]
         if not any(sampling):
             return compiled
-        begin = [rule.compile(tokenizer).walker for rule in self.rules]
+        for place in range(len(leaves) - 2, -1, -1):
+            if leaves[place][1] is None:  # a token of a fixed text may reach into the next hole
+                sampling[place] = sampling[place + 1]
+        begin = [rule.compile(tokenizer).walker for rule, _ in leaves]
         return SampledTemplate(compiled, tokenizer, begin, sampling)
 
+    def _leaves(self) -> list[tuple[Constraint, Mapping[str, float] | None]]:
+        """The rules in order, templates in holes opened, with their sampling; None for fixed text."""
+        leaves: list[tuple[Constraint, Mapping[str, float] | None]] = []
+        for part, rule in zip(self.pieces, self.rules, strict=True):
+            if isinstance(part, str):
+                leaves.append((rule, None))
+            elif isinstance(rule, Template):
+                leaves += [
+                    (leaf, None if changes is None else {**part.sampling, **changes})
+                    for leaf, changes in rule._leaves()
+                ]
+            else:
+                leaves.append((rule, part.sampling))
+        return leaves
+
     def terminal(self) -> str | None:
-        if any(part.sampling for part in self.pieces if isinstance(part, Hole)):
+        if any(sampling for _, sampling in self._leaves()):
             return None
         terminals = [rule.terminal() for rule in self.rules]
         if any(terminal is None for terminal in terminals):
@@ -211,13 +231,15 @@ def _part(part: str | Hole | Mapping[str, Any]) -> str | Hole:
 def _check_sampling(name: str, sampling: object) -> None:
     if not isinstance(sampling, Mapping):
         raise InvalidConstraintError(f"the sampling of the hole {name!r} is {sampling!r:.40}.")
-    for key, value in sampling.items():
+    for key in sampling:
         if key not in SAMPLING_FIELDS:
             raise InvalidConstraintError(
                 f"the hole {name!r} sets {key!r:.40}.", remedy=f"One of {', '.join(sorted(SAMPLING_FIELDS))}."
             )
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise InvalidConstraintError(f"{key} of the hole {name!r} is {value!r:.40}.", remedy="A number.")
+    try:
+        SamplingParams(**sampling)
+    except InvalidRequestError as error:
+        raise InvalidConstraintError(f"the hole {name!r}: {error.message}", remedy=error.remedy) from None
 
 
 def _pieces(text: str) -> list[str | tuple[str]]:

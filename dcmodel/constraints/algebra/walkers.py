@@ -147,8 +147,9 @@ class ThenWalker(Walker):
 
     @property
     def part(self) -> int:
-        """The earliest part that the text may be in."""
-        return min(place for place, _ in self._states)
+        """The earliest part that the text may go on in; of a text that cannot go on, the last one."""
+        going = [place for place, walker in self._states if walker.following()]
+        return min(going) if going else max(place for place, _ in self._states)
 
     def following(self) -> int:
         allowed = 0
