@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -73,7 +74,6 @@ class _Rewriter:
     def __init__(self, root: Schema) -> None:
         self.root = root
         self.seen: set[int] = set()
-        self.runs: dict[str, int] = {}
         self.may_force = True
 
     def visit(self, schema: Any) -> None:
@@ -116,22 +116,13 @@ class _Rewriter:
         patterns = [*schema.get("patternProperties", ())]
         if "pattern" in schema:
             patterns.append(schema["pattern"])
-        longest = [self.run(pattern) for pattern in patterns]
+        longest = [_longest_run(pattern) for pattern in patterns]
         for key, text_per_count in (("minLength", 1), ("minItems", 10), ("minProperties", 10)):
             if isinstance(schema.get(key), int):
                 longest.append(schema[key] * text_per_count)
         longest += [len(text) for key in ("const", "enum") if key in schema for text in _texts(schema[key])]
         if longest and max(longest) > MAX_RUN:
             self.may_force = False
-
-    def run(self, pattern: str) -> int:
-        """How much text a pattern may force; more than is good where it cannot be read."""
-        if pattern not in self.runs:
-            try:
-                self.runs[pattern] = forced_text(parse_regex(pattern)).run
-            except (RegexSyntaxError, UnsupportedConstraintError):
-                self.runs[pattern] = MAX_RUN + 1
-        return self.runs[pattern]
 
     def say_one_of(self, schema: Schema) -> None:
         cases = schema.get("oneOf")
@@ -159,6 +150,15 @@ class _Rewriter:
                     return schema
             schema = target
         return schema
+
+
+@lru_cache(maxsize=1024)
+def _longest_run(pattern: str) -> int:
+    """How much text a pattern may force; more than is good where it cannot be read."""
+    try:
+        return forced_text(parse_regex(pattern)).run
+    except (RegexSyntaxError, UnsupportedConstraintError):
+        return MAX_RUN + 1
 
 
 def _check_base(schema: Schema) -> None:

@@ -50,6 +50,7 @@ def length_terminal(low: int, high: int | None) -> str:
     return f'/"{CHARACTER}{{{low},{"" if high is None else high}}}"/'
 
 
+@lru_cache(maxsize=1024)
 def plain_pattern(pattern: str) -> str:
     """A pattern for a search as the engine's own compiler reads it, anchored. Raises `NotRegularError`."""
     parts = []
