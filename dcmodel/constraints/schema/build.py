@@ -100,7 +100,7 @@ def plan_for_engine(text: str, options: Options) -> Plan | None:
     if schema is False:
         return None
     try:
-        rewritten, may_force = rewrite_schema({} if schema is True else schema)
+        rewritten, may_force = rewrite_schema({} if schema is True else schema, text)
         style: JsonCompileOptions = {**STYLES[options.whitespace], **STRICT}
         grammar = LLMatcher.grammar_from_json_schema(rewritten, overrides=style)
     except (InvalidConstraintError, ValueError):

@@ -55,14 +55,16 @@ REWRITTEN = COUNTS.union(
 NEEDS_ESCAPE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
 
 
-def rewrite_schema(schema: Schema) -> tuple[str, bool]:
+def rewrite_schema(schema: Schema, text: str | None = None) -> tuple[str, bool]:
     """The schema for the engine as JSON text, and whether text may be forced; `schema` is changed.
+
+    `text` is the schema as `json.dumps` writes it, if that is known.
 
     Raises `UnsupportedConstraintError` for what would be accepted wrongly, and
     `InvalidConstraintError` for a keyword whose value has a wrong type.
     """
     schema.pop("x-guidance", None)  # options of the engine, which a schema must not set
-    rewriter = _Rewriter(schema)
+    rewriter = _Rewriter(schema, may_need_escapes=text is None or "\\u00" in text or "\x7f" in text)
     try:
         rewriter.visit(schema)
     except RecursionError:
@@ -71,8 +73,9 @@ def rewrite_schema(schema: Schema) -> tuple[str, bool]:
 
 
 class _Rewriter:
-    def __init__(self, root: Schema) -> None:
+    def __init__(self, root: Schema, *, may_need_escapes: bool) -> None:
         self.root = root
+        self.may_need_escapes = may_need_escapes
         self.seen: set[int] = set()
         self.may_force = True
 
@@ -104,7 +107,8 @@ class _Rewriter:
         _check_base(schema)
         _say_patterns(schema)
         _make_counts_whole(schema)
-        _check_text(schema)
+        if self.may_need_escapes:
+            _check_text(schema)
         _drop_what_says_nothing(schema)
         _check_property_count(schema)
         self.check_length(schema)
