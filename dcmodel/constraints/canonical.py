@@ -100,6 +100,11 @@ class CanonicalMatcher(DelegatingMatcher):
         # Where no canonical token was left: how many tokens there were.
         self._lenient = -1
 
+    @property
+    def rule(self) -> Matcher:
+        """The matcher of the rule alone, in the same state; to be moved only when this one no longer is."""
+        return self._inner
+
     def advance(self, token_ids: Sequence[int]) -> int:
         for taken, token_id in enumerate(token_ids):
             if not self._push(token_id):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from dcmodel.constraints.canonical import CanonicalMatcher
 from dcmodel.errors import DcModelError
 from dcmodel.local.text import TextAssembler
 from dcmodel.model import GenerateStream
@@ -181,6 +182,8 @@ class LocalStream(GenerateStream):
         if sequence.stop is None or sequence.stop.matched is None:
             return matcher.is_accepting
         matcher.rollback(sequence.output_length)
+        if isinstance(matcher, CanonicalMatcher):  # validity is a matter of text
+            matcher = matcher.rule
         cut = self._tokenizer.encode(self._request.healed + text)
         return matcher.advance(cut) == len(cut) and matcher.is_accepting
 

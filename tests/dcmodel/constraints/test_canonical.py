@@ -245,3 +245,20 @@ def test_healed_and_canonical_the_whole_prompt_is_canonical():
             whole = [*kept, *answer.token_ids]
             assert is_canonical(tokenizer, whole)
             assert tokenizer.decode(whole).startswith(prompt)
+
+
+def test_a_stop_string_leaves_a_text_that_is_judged_as_text():
+    """What is cut off may leave an end after which no canonical token could have come."""
+    with LLM.from_model(LocalDcModel(loaded_fake(small_tokenizer()))) as llm:
+        for seed in range(30):
+            answer = llm.generate(
+                "the ne",
+                canonical=True,
+                regex="[a-z ]+",
+                stop=["e", "a "],
+                temperature=1.3,
+                seed=seed,
+                max_tokens=12,
+            )
+            if answer.stop_reason.startswith("stop:"):
+                assert answer.certificate.valid == bool(answer.text)

@@ -437,3 +437,47 @@ def test_a_rule_about_tokens_is_refused_with_a_healed_text_and_turns_healing_off
         GenerateRequest(prompt_ids=(3,), healed="a", constraint=Length(1, 2, unit="tokens"))
     with new_llm() as llm:
         assert llm.generate("na", constraint=Length(2, 2, unit="tokens")).healed == ""
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.kind if rule else "none")
+def test_forks_and_rollbacks_across_the_border(rule):
+    tokenizer = small_tokenizer()
+    compiled = healing(" na", tokenizer, rule)
+    for seed in range(8):
+        rng = random.Random(seed)
+        matcher, states, ids = compiled.matcher(), [], []
+        while len(ids) < 6 and not matcher.is_finished:
+            states.append((mask_of(matcher, tokenizer), matcher.is_accepting, matcher.forced()))
+            allowed = states[-1][0] - set(tokenizer.eos_token_ids)
+            token_id = next(
+                (i for i in rng.sample(sorted(allowed), len(allowed)) if matcher.advance([i])), None
+            )
+            if token_id is None:
+                break
+            ids.append(token_id)
+        twin = matcher.fork()
+        for back in range(1, len(ids) + 1):
+            matcher.rollback(1)
+            mask, is_accepting, forced = states[len(ids) - back]
+            assert mask_of(matcher, tokenizer) == mask
+            assert (matcher.is_accepting, matcher.forced()) == (is_accepting, forced)
+        assert matcher.advance(ids) == len(ids)
+        assert mask_of(twin, tokenizer) == mask_of(matcher, tokenizer)
+        with pytest.raises(ValueError, match="take back"):
+            matcher.rollback(len(ids) + 1)
+
+
+def test_a_refused_token_changes_nothing():
+    tokenizer = small_tokenizer()
+    matcher = healing(" na", tokenizer, Regex("me[0-9]")).matcher()
+    before = mask_of(matcher, tokenizer)
+    (negat,) = tokenizer.encode(" negat")
+    for wrong in (negat, *tokenizer.eos_token_ids, tokenizer.encode("x")[0], -1, tokenizer.vocab_size):
+        assert matcher.advance([wrong]) == 0
+        assert mask_of(matcher, tokenizer) == before
+    (name,) = tokenizer.encode(" name")
+    assert name in before
+    assert not matcher.explain(negat).allowed
+    assert matcher.explain(name).allowed
+    assert matcher.advance([name, *tokenizer.encode("7")]) == 2
+    assert matcher.is_finished
