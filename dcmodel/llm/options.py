@@ -30,8 +30,9 @@ class GenerateOptions(TypedDict, total=False):
     """Any constraint. The next seven are short forms of common ones; of several given, all must hold."""
     regex: str | None
     """The text matches this regular expression."""
-    json_schema: str | Mapping[str, Any] | bool | builtins.type | None
-    """The text is JSON for this schema: a dict, its JSON text, or a pydantic model class."""
+    json_schema: object
+    """The text is JSON for this schema: a dict, its JSON text, or a type: a pydantic model, dataclass,
+    TypedDict, enum, ``Literal[...]``, ``list[int]``, ``A | B`` ..."""
     grammar: str | None
     """The text is in the language of this Lark grammar."""
     choices: Sequence[str] | None

@@ -30,6 +30,8 @@ class MatcherMaker:
         """Whether `matcher` has nothing to compile, so that it takes microseconds."""
         if request.constraint is None:
             return not request.healed
+        if request.constraint.is_about_tokens:  # a caller's function is never called on an event loop
+            return False
         return self._cache.peek(request.constraint, self._tokenizer) is not None
 
     def matcher(self, request: GenerateRequest) -> Matcher | None:

@@ -15,7 +15,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MAX_LINES = 400
 MAX_IMPORT_SECONDS = 0.3
-HEAVY = ("torch", "transformers", "openai", "llguidance", "lark", "numpy", "tokenizers", "tqdm", "asyncio")
+HEAVY = (
+    *("torch", "transformers", "openai", "llguidance", "lark", "numpy", "tokenizers", "tqdm", "asyncio"),
+    *("jsonschema_rs", "msgspec"),
+)
 
 ROWS = re.findall(
     r"^\| (\d) \| ([^|]+) \|", (ROOT / "docs" / "architecture.md").read_text("utf-8"), re.MULTILINE
