@@ -47,6 +47,11 @@ _SPACES = frozenset(chr(code).encode() for code in SPACES)
 _SPACE_BEGINNINGS = frozenset(space[:n] for space in _SPACES for n in range(1, len(space) + 1))
 
 
+MAX_SPACES = 20
+"""How much white space may stand in one place of a text whose words are counted: a model would fill its
+budget with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Place:
     """A state before it has a number."""
@@ -56,6 +61,8 @@ class _Place:
     """What is still to come of a character that has begun."""
     begun: bytes = b""
     """Its bytes, while it may become white space."""
+    spaces: int = 0
+    """Characters of white space just before."""
 
     def after(self, byte: int, *, counts_words: bool) -> tuple[_Place, int] | None:
         """The place after one more byte, and what that adds to the count; None where it is not UTF-8."""
@@ -72,7 +79,9 @@ class _Place:
             if not counts_words:
                 return _Place(rest=rest), 1
         if begun in _SPACE_BEGINNINGS:
-            return (_Place(self.in_word, rest, begun) if rest else _Place()), 0
+            if rest:
+                return _Place(self.in_word, rest, begun, self.spaces), 0
+            return (_Place(spaces=self.spaces + 1), 0) if self.spaces < MAX_SPACES else None
         # A word counts from the byte on that cannot be of white space any more.
         is_new = bool(begun) and not self.in_word
         return _Place(in_word=counts_words, rest=rest), int(is_new)

@@ -9,7 +9,7 @@ from typing import Literal as OneOf
 import numpy as np
 
 from dcmodel.constraint import CompiledConstraint, Constraint, Explanation, MaskRow, Walker
-from dcmodel.constraints.counting import CountingAutomaton, counting_automaton, read_tokens
+from dcmodel.constraints.counting import MAX_SPACES, CountingAutomaton, counting_automaton, read_tokens
 from dcmodel.constraints.plain import PlainMatcher, no_end_token
 from dcmodel.constraints.walking import TextTokens, WalkingMatcher
 from dcmodel.errors import InvalidConstraintError
@@ -22,10 +22,10 @@ class Length(Constraint):
     """Any text of `minimum` to `maximum` characters, words or tokens.
 
     Characters are those of Unicode. Words are what white space (of Unicode) parts; there may be white
-    space before the first and after the last one, any amount of it. Tokens are those of the model, the
-    end-of-sequence ones not counted: a rule that no text has by itself, and that cannot be looked ahead
-    byte by byte. Special tokens are no text, and not allowed. Texts are valid UTF-8, but with
-    ``unit="tokens"``, where that is not looked at.
+    space before the first and after the last one, nowhere more than 20 characters of it. Tokens are
+    those of the model, the end-of-sequence ones not counted: a rule that no text has by itself, and that
+    cannot be looked ahead byte by byte. Special tokens are no text, and not allowed. Texts are valid
+    UTF-8, but with ``unit="tokens"``, where that is not looked at.
     """
 
     kind = "length"
@@ -72,8 +72,9 @@ class Length(Constraint):
             return f"/(?s:.{_repeat(self.minimum, self.maximum)})/"
         first = max(self.minimum, 1) - 1
         more = _repeat(first, None if self.maximum is None else self.maximum - 1)
-        words = rf"\S+(?:\s+\S+){more}\s*"
-        return rf"/\s*{words}/" if self.minimum else rf"/\s*(?:{words})?/"
+        space = rf"\s{{0,{MAX_SPACES}}}"
+        words = rf"\S+(?:\s{{1,{MAX_SPACES}}}\S+){more}{space}"
+        return rf"/{space}{words}/" if self.minimum else rf"/{space}(?:{words})?/"
 
 
 def _repeat(low: int, high: int | None) -> str:

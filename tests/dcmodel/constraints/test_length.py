@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from dcmodel.constraints.counting import SPACES, counting_automaton, read_tokens
+from dcmodel.constraints.counting import MAX_SPACES, SPACES, counting_automaton, read_tokens
 from dcmodel.constraints.length import Length
 from dcmodel.constraints.llg_walker import LlgWalker, build_byte_engine
 from dcmodel.constraints.sorted_vocabulary import sorted_vocabulary
@@ -115,7 +115,7 @@ def test_the_tokens_of_a_real_vocabulary_are_read_right(large, unit):
     vocabulary = sorted_vocabulary(large)
     automaton = counting_automaton(unit)
     rng = random.Random(3)
-    assert len(automaton.whole) == (1 if unit == "characters" else 2)
+    assert len(automaton.whole) == (1 if unit == "characters" else 2 + MAX_SPACES)
     for start in (b"", b"a", b" ", b"\xe2", b"\xe2\x80", b"a\xe3\x80", b"\xf0\x9f"):
         state, _ = automaton.walk(automaton.start, start)
         reading = read_tokens(vocabulary, automaton, state)
@@ -221,3 +221,20 @@ def test_lengths_are_compared_and_travel():
     assert rule == Length(1, 5, "words")
     assert rule != Length(1, 5)
     assert Length(1) != Length(1, 5)
+
+
+@pytest.mark.parametrize("space", [" ", "\n", "\u2003", "\u00a0"])
+def test_white_space_between_words_has_an_end(small, masks, space):
+    rule = Length(1, 3, unit="words")
+    engine = LlgWalker(build_byte_engine(f"start: TEXT\nTEXT: {rule.terminal()}"))
+    for text in (space * MAX_SPACES + "a", "a" + space * MAX_SPACES, f"a{space * MAX_SPACES}b"):
+        for walker in (rule.compile(small).walker(), engine.fork()):
+            assert walker.walk(text.encode()) == len(text.encode())
+            assert walker.is_accepting
+        matcher = rule.compile(small).matcher()
+        assert matcher.advance(small.encode(text)) == len(small.encode(text))
+    matcher = rule.compile(small).matcher()
+    matcher.advance(small.encode("a" + space * MAX_SPACES))
+    assert not matcher.advance(small.encode(" "))
+    assert small.encode(" ")[0] not in masks(matcher, small)
+    assert matcher.is_accepting
