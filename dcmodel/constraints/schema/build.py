@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -31,6 +32,7 @@ from dcmodel.constraints.schema.places import Places
 from dcmodel.constraints.schema.rewrite import rewrite_schema
 from dcmodel.constraints.schema.values import ValueWriter
 from dcmodel.constraints.schema.walker import SchemaCheck
+from dcmodel.constraints.trial import check_in_child
 from dcmodel.errors import InvalidConstraintError, UnsatisfiableConstraintError
 from dctokenizers import Tokenizer
 
@@ -46,6 +48,8 @@ STYLES: dict[str, JsonCompileOptions] = {
 # Without \u escapes: the engine accepts a key that is spelled with them under any schema.
 STRICT: JsonCompileOptions = {"lenient": False, "coerce_one_of": False, "json_allowed_escapes": 'nrbtf\\"'}
 MAX_SCHEMA = 4_000_000
+MAX_CHEAP = 200_000
+LARGE_COUNT = re.compile(r'"m(?:in|ax)(?:Length|Items|Properties|Contains)"\s*:\s*\d{4,}|\{[\d,]*\d{3}')
 
 Way = Literal["engine", "grammar", "checked"]
 
@@ -79,6 +83,7 @@ def compile_schema(text: str, options: Options, tokenizer: Tokenizer) -> tuple[P
             f"the JSON schema has {len(text)} characters.", remedy=f"At most {MAX_SCHEMA} are read."
         )
     if options.key_order == "schema" and options.formats and (plan := plan_for_engine(text, options)):
+        _try_what_may_run_wild(text, plan)
         engine = build_engine(plan.grammar, tokenizer)
         # What it cannot do, a grammar of ours can; what is wrong is said better from there.
         if not engine_error(engine):
@@ -91,7 +96,14 @@ def _compile(text: str, options: Options, tokenizer: Tokenizer) -> tuple[Plan, C
         plan = plan_grammar(text, options)
     except RecursionError:
         raise InvalidConstraintError("the JSON schema is nested too deeply.") from None
+    _try_what_may_run_wild(text, plan)
     return plan, _build(plan, tokenizer)
+
+
+def _try_what_may_run_wild(text: str, plan: Plan) -> None:
+    """Large counts, and very long schemas, are compiled in a process with limits first."""
+    if len(text) > MAX_CHEAP or LARGE_COUNT.search(text):
+        check_in_child(plan.grammar, what="JSON schema")
 
 
 def plan_for_engine(text: str, options: Options) -> Plan | None:
