@@ -22,6 +22,7 @@ from dctokenizers import Tokenizer, TokenizerError
 
 MAX_PAIRS_KEPT = 200_000
 MAX_TRIED = 4_000
+FOLLOWERS = ("a", "A", "1")
 MAX_FEW = 32
 """Where the rule leaves no more tokens than these, it is looked whether any of them is canonical."""
 MAX_AHEAD = 3
@@ -60,7 +61,11 @@ class CanonicalPairs:
         except UnicodeDecodeError:  # part of a character has no usual tokens of its own
             return before is None or self.allows(None, token_id)
         try:
-            return tokenizer.encode(text) == token_ids
+            if tokenizer.encode(text) == token_ids:
+                return True
+            # Many tokenizers split white space by what comes after it: `\n\n` before a word is two tokens.
+            longer = [text + follower for follower in FOLLOWERS] if text[-1:].isspace() else []
+            return any(tokenizer.encode(item)[: len(token_ids)] == token_ids for item in longer)
         except TokenizerError:
             return True
 

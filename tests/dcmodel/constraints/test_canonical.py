@@ -262,3 +262,24 @@ def test_a_stop_string_leaves_a_text_that_is_judged_as_text():
             )
             if answer.stop_reason.startswith("stop:"):
                 assert answer.certificate.valid == bool(answer.text)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"ggml-vocab-{name}.gguf" for name in ("falcon", "gpt-2", "llama-spm", "phi-3", "starcoder")),
+        *("mistral_v3_32k.model", "cl100k_base.tiktoken.gz", "embedded", "trained"),
+    ],
+)
+def test_what_a_tokenizer_makes_of_a_text_is_taken(name):
+    """White space too, which many tokenizers split by what comes after it."""
+    tokenizer = tokenizer_of(name)
+    compiled = CanonicalCompiled(AnyTokens(tokenizer), tokenizer, CanonicalPairs(tokenizer))
+    for text in (
+        "The quick brown fox.\n\nIt jumps  over \n  the lazy dog.\n\n\n  End\t\tof it.",
+        "naïve café, 你好 🙂 \u0301x",
+        '{"name": "Mira", "age": 34, "tags": [1,  2.5]}\n',
+        "x = {'a': 12345}  # it's I'LL\r\n",
+    ):
+        ids = tokenizer.encode(text)
+        assert compiled.matcher().advance(ids) == len(ids)

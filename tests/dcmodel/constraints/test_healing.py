@@ -186,7 +186,7 @@ def test_the_prompts_own_tokens_and_longer_ones_are_allowed(tokenizer, prompt):
 
 
 def reference_mask(rest: bytes, tokenizer: Tokenizer, accepts) -> set[int]:
-    """By the definition: over the end as `accepts` says, or short of it before a token that goes on."""
+    """By the definition: over the end as `accepts` says, or short of it before a token that goes on so."""
 
     @functools.cache
     def goes_on(before: int, left: bytes) -> bool:
@@ -198,7 +198,13 @@ def reference_mask(rest: bytes, tokenizer: Tokenizer, accepts) -> set[int]:
                 is_usual = tokenizer.encode(data.decode()) == [before, token_id]
             except UnicodeDecodeError:
                 is_usual = True
-            if is_usual and (token.startswith(left) or goes_on(token_id, left[len(token) :])):
+            if not is_usual:
+                continue
+            if (
+                accepts(token[len(left) :])
+                if token.startswith(left)
+                else goes_on(token_id, left[len(token) :])
+            ):
                 return True
         return False
 
