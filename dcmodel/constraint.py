@@ -108,6 +108,11 @@ class Matcher(ABC):
         return False
 
     @property
+    def was_narrowed(self) -> bool:
+        """Whether a token was refused although nobody showed that no complete text exists after it."""
+        return False
+
+    @property
     def releasable(self) -> int | None:
         """How many bytes of the text so far are surely part of the result; None = all.
 

@@ -191,7 +191,8 @@ class Certificate:
     """Whether the text satisfies the constraint, checked to the end; None without a constraint.
     False only where `finish_reason` is ``length`` or ``cancelled``: a prefix of valid texts."""
     exact: bool
-    """The mask was applied to the whole vocabulary at each step (not approximated)."""
+    """The masks were those of the constraint at each step, over the whole vocabulary. False where a token
+    may have been refused that need not have been; `detail` says why. Never the other way round."""
     semantics: str = "local"
     """``local``: each token from the masked, renormalised distribution."""
     detail: str = ""

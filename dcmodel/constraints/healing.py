@@ -205,6 +205,10 @@ class HealingMatcher(Matcher):
         return [token_id for token_id in allowed if self.fork().advance([token_id])]
 
     @property
+    def was_narrowed(self) -> bool:
+        return self._inner.was_narrowed
+
+    @property
     def releasable(self) -> int | None:
         end = self._inner.releasable
         return None if end is None else len(self._compiled.prefix) + end

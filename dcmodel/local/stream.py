@@ -169,7 +169,7 @@ class LocalStream(GenerateStream):
                 completion_tokens=len(output),
                 forced_tokens=sum(forced),
             ),
-            certificate=Certificate(valid=valid if request.constraint is not None else None, exact=True),
+            certificate=_certificate(sequence, valid if request.constraint is not None else None),
             healed=request.healed,
             parsed=parsed,
         )
@@ -186,6 +186,13 @@ class LocalStream(GenerateStream):
             matcher = matcher.rule
         cut = self._tokenizer.encode(self._request.healed + text)
         return matcher.advance(cut) == len(cut) and matcher.is_accepting
+
+
+def _certificate(sequence: Sequence, valid: bool | None) -> Certificate:
+    if sequence.matcher is not None and sequence.matcher.was_narrowed:
+        detail = "a token was refused for which the search for a complete text ended without an answer"
+        return Certificate(valid=valid, exact=False, detail=detail)
+    return Certificate(valid=valid, exact=True)
 
 
 def _logprobs(record: LogprobRecord) -> TokenLogprobs:

@@ -78,12 +78,13 @@ class ConcatCompiled(CompiledConstraint):
 class ConcatMatcher(PlainMatcher):
     """One sequence under a `ConcatCompiled`."""
 
-    __slots__ = ("_compiled", "_scratch", "_states")
+    __slots__ = ("_compiled", "_is_narrowed", "_scratch", "_states")
 
     def __init__(self, compiled: ConcatCompiled, states: list[tuple[Place, ...]]) -> None:
         super().__init__(compiled.tokenizer)
         self._compiled = compiled
         self._states = states
+        self._is_narrowed = False
         self._scratch: MaskRow | None = None
 
     @property
@@ -134,6 +135,7 @@ class ConcatMatcher(PlainMatcher):
             matcher = place.matcher.fork()
             if matcher.advance([token_id]):
                 moved.append(Place(place.part, place.begin, matcher, _moved(place.walker, text)))
+            self._is_narrowed |= matcher.was_narrowed
         moved += self._crossed(text)
         if not moved:
             return False
@@ -228,6 +230,10 @@ class ConcatMatcher(PlainMatcher):
         return sorted(found)
 
     @property
+    def was_narrowed(self) -> bool:
+        return self._is_narrowed
+
+    @property
     def releasable(self) -> int | None:
         ends = [place.begin + end for place in self.places if (end := place.matcher.releasable) is not None]
         return min(ends, default=None)
@@ -239,6 +245,7 @@ class ConcatMatcher(PlainMatcher):
     def fork(self) -> ConcatMatcher:
         twin = ConcatMatcher(self._compiled, self._states.copy())
         twin._token_ids, twin._ends = self._token_ids.copy(), self._ends
+        twin._is_narrowed = self._is_narrowed
         return twin
 
     def _popped(self, count: int) -> None:

@@ -51,6 +51,10 @@ class DelegatingMatcher(Matcher):
         return self._inner.may_dead_end
 
     @property
+    def was_narrowed(self) -> bool:
+        return self._inner.was_narrowed
+
+    @property
     def releasable(self) -> int | None:
         return self._inner.releasable
 

@@ -104,7 +104,7 @@ class LiveCompiled(CompiledConstraint):
 class LiveMatcher(PlainMatcher):
     """One sequence under a `LiveCompiled`."""
 
-    __slots__ = ("_compiled", "_finished", "_matchers", "_scratch", "_states")
+    __slots__ = ("_compiled", "_finished", "_is_narrowed", "_matchers", "_scratch", "_states")
 
     def __init__(self, compiled: LiveCompiled, matchers: list[Matcher], states: list[_State]) -> None:
         super().__init__(compiled.tokenizer)
@@ -113,6 +113,7 @@ class LiveMatcher(PlainMatcher):
         self._states = states
         self._scratch: MaskRow | None = None
         self._finished: bool | None = None
+        self._is_narrowed = False
 
     def _fill(self, row: MaskRow) -> None:
         if self._scratch is None:
@@ -173,6 +174,10 @@ class LiveMatcher(PlainMatcher):
         return next((matcher.lock_key for matcher in self._matchers if matcher.lock_key), None)
 
     @property
+    def was_narrowed(self) -> bool:
+        return self._is_narrowed or any(matcher.was_narrowed for matcher in self._matchers)
+
+    @property
     def releasable(self) -> int | None:
         ends = [end for matcher in self._matchers if (end := matcher.releasable) is not None]
         return min(ends, default=None)
@@ -190,6 +195,7 @@ class LiveMatcher(PlainMatcher):
             self._compiled, [matcher.fork() for matcher in self._matchers], self._states.copy()
         )
         twin._token_ids, twin._ends, twin._finished = self._token_ids.copy(), self._ends, self._finished
+        twin._is_narrowed = self._is_narrowed
         return twin
 
     def _popped(self, count: int) -> None:
@@ -279,6 +285,7 @@ class LiveMatcher(PlainMatcher):
             hints = self._compiled.hints
             search = find_completion(walkers, steps=NEXT_STEPS, hints=hints, is_wanted=self.is_wanted)
             found = search.completion
+            self._is_narrowed |= found is None and not search.is_exhaustive
         return None if found is None else _State(walkers, b"", found)
 
     def _old_witness(self, walkers: tuple[Walker, ...], witness: bytes) -> bytes | None:

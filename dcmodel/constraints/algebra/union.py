@@ -114,6 +114,10 @@ class UnionMatcher(PlainMatcher):
         return sorted({token_id for part in self._alive() for token_id in part.ways_out()})
 
     @property
+    def was_narrowed(self) -> bool:
+        return any(part.was_narrowed for part in self._parts)
+
+    @property
     def releasable(self) -> int | None:
         ends = [end for part in self._alive() if (end := part.releasable) is not None]
         return min(ends, default=None)
