@@ -18,6 +18,7 @@ from dcmodel.constraints.healing import AnyTokens, heal
 from dcmodel.constraints.plain import PlainMatcher, row_of
 from dcmodel.local import LocalDcModel
 from dctokenizers import Tokenizer, load
+from lmql_backends.tiny import MODEL_DIR
 
 from .conftest import DATA, make_tokenizer, mask_of
 
@@ -82,8 +83,7 @@ def tokenizer_of(name: str) -> Tokenizer:
     if name == "small":
         return make_tokenizer()
     if name == "embedded":
-        with LLM() as llm:
-            return llm.tokenizer
+        return load(MODEL_DIR)
     path = DATA / "tokenizers" / name
     if not path.exists():
         pytest.skip(f"{name} is not there")
@@ -144,7 +144,7 @@ def test_what_comes_out_is_what_the_tokenizer_makes(name, rule):
 
 def test_few_tokens_are_refused_and_what_is_taken_is_valid():
     """Through the whole stack, prompts healed or not: the text keeps its rule, and is canonical."""
-    prompts = ("yes", "the name", "answer: ", 'say {"', "na", "the quick brown fo", "20 ", "x  ")
+    prompts = ("the name", "answer: ", 'say {"', "the quick brown fo")
     with LLM.from_model(LocalDcModel(loaded_fake(small_tokenizer()))) as fake, LLM() as embedded:
         for llm in (fake, embedded):
             for rule in (None, *RULES[:5]):
@@ -267,8 +267,8 @@ def test_a_stop_string_leaves_a_text_that_is_judged_as_text():
 @pytest.mark.parametrize(
     "name",
     [
-        *(f"ggml-vocab-{name}.gguf" for name in ("falcon", "gpt-2", "llama-spm", "phi-3", "starcoder")),
-        *("mistral_v3_32k.model", "cl100k_base.tiktoken.gz", "embedded", "trained"),
+        *("ggml-vocab-gpt-2.gguf", "mistral_v3_32k.model", "cl100k_base.tiktoken.gz"),
+        *("embedded", "trained"),
     ],
 )
 def test_what_a_tokenizer_makes_of_a_text_is_taken(name):

@@ -23,12 +23,13 @@ from dcmodel.local.text import TextAssembler
 from dcmodel.mask import mask_words, row_to_ids
 from dcmodel.types import GenerateRequest
 from dctokenizers import Tokenizer, load
+from lmql_backends.tiny import MODEL_DIR
 
 from .conftest import DATA, mask_of
 
 FILES = (
-    *(f"ggml-vocab-{name}.gguf" for name in ("falcon", "gpt-2", "llama-spm", "phi-3", "starcoder")),
-    *("cl100k_base.tiktoken.gz", "mistral_v1_32k.model", "mistral_v3_32k.model"),
+    *(f"ggml-vocab-{name}.gguf" for name in ("falcon", "gpt-2", "llama-spm")),
+    *("cl100k_base.tiktoken.gz", "tekken_240911.tiktoken.gz", "mistral_v3_32k.model"),
 )
 PROMPTS = (
     *("The link is http:", "Name: ", "Name:  ", "extrac", "The sky is blue", "x = [1, 2,", "é", "a", "\n"),
@@ -59,8 +60,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     if request.param == "trained":
         return small_tokenizer()
     if request.param == "embedded":
-        with LLM() as llm:
-            return llm.tokenizer
+        return load(MODEL_DIR)
     return real_tokenizer(request.param)
 
 
