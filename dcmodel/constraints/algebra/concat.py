@@ -7,8 +7,9 @@ byte by byte, with the walkers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -241,6 +242,11 @@ class ConcatMatcher(PlainMatcher):
     @property
     def may_wait(self) -> bool:
         return any(place.matcher.may_wait for place in self.places)
+
+    @property
+    def sampling(self) -> Mapping[str, Any]:
+        """That of the earliest part that may go on."""
+        return next((place.matcher.sampling for place in self.places if not place.matcher.is_finished), {})
 
     def fork(self) -> ConcatMatcher:
         twin = ConcatMatcher(self._compiled, self._states.copy())

@@ -215,6 +215,17 @@ def test_nested_holes_keep_their_sampling_and_add_the_outer_ones(drawn):
     assert set(drawn) == {(0.25, 5), (1.0, 0)}
 
 
+@pytest.mark.parametrize(
+    "join", [lambda t: t + Regex("!{2}"), lambda t: Choice(["x: "]) + t, lambda t: t & NotIn(["qq"])]
+)
+def test_sampling_is_kept_where_a_template_is_a_part(drawn, join):
+    template = Template([Hole("a", Regex("[a-z]{4}"), {"temperature": 0.25})])
+    with LLM.from_model(LocalDcModel(loaded_fake(small_tokenizer()))) as llm:
+        answer = llm.generate("yes", constraint=join(template), temperature=1.0, seed=2, heal=False)
+    assert answer.certificate.valid
+    assert (0.25, 0) in drawn
+
+
 def test_a_fork_and_a_rollback_know_the_hole_that_they_are_in():
     tokenizer = small_tokenizer()
     template = Template(
