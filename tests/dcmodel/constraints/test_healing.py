@@ -14,7 +14,7 @@ from fakes.fake_engine import FakeModel, loaded_fake
 from fakes.small_tokenizer import small_tokenizer
 
 from dcmodel import LLM
-from dcmodel.constraints import Choice, Grammar, JsonSchema, Length, NotIn, Regex, Template
+from dcmodel.constraints import Choice, Grammar, JsonSchema, Length, NotIn, Regex, Stop, Template
 from dcmodel.constraints.canonical import CanonicalPairs
 from dcmodel.constraints.healing import MAX_TOKENS_BACK, AnyTokens, HealingCompiled, heal
 from dcmodel.errors import InvalidRequestError
@@ -420,6 +420,11 @@ CONSTRAINTS = (
     (
         {"constraint": Template.of("{a}: {b}", a=Regex("[a-z]{1,3}"), b=Choice(["yes", "no"]))},
         lambda a: f"{a.parsed['a']}: {a.parsed['b']}" == a.text,
+    ),
+    ({"constraint": Stop(["e", "st", "na"])}, lambda a: not re.search("e|st|na", a.text)),
+    (
+        {"constraint": Stop(["e", "ab"], include=True)},
+        lambda a: re.search("^[^e]*?(e|ab|$)", a.text)[0] == a.text,
     ),
     ({"type": bool}, lambda a: a.parsed in (True, False)),
 )
