@@ -22,6 +22,8 @@ MIN_CHUNK = 8
 MAX_WAITING = 32
 # What a hand-over costs, both threads together: quicker work is done by who asks for it.
 HAND_OVER = 100e-6
+# Seconds of masks that are worth another thread.
+WORK_OF_A_THREAD = 2e-3
 # A caller's function that takes longer than this is not put in line behind another.
 SLOW_FUNCTION = 1e-3
 # What is expected of the next step falls by this factor from the slowest one.
@@ -82,7 +84,11 @@ class MaskFiller:
         if jobs and self._per_mask * len(jobs) <= HAND_OVER:
             self._postponed = jobs
             return
-        for chunk in chunks_of(jobs, self._workers):
+        # Threads that take turns with the interpreter's lock cost more than little work saves.
+        threads = self._workers
+        if self._per_mask < np.inf:
+            threads = min(threads, 1 + int(self._per_mask * len(jobs) / WORK_OF_A_THREAD))
+        for chunk in chunks_of(jobs, threads):
             self._pending.append(self._pool.submit(self._fill, chunk, self._cpu_clock))
 
     def finish(self, count: int) -> tuple[NDArray[np.int32], Failures]:
@@ -131,6 +137,8 @@ def chunks_of(jobs: Seq[Job], workers: int) -> list[list[Job]]:
     groups: dict[object, list[Job]] = {}
     for job in jobs:
         groups.setdefault(job[1].lock_key or job[0], []).append(job)
+    if workers == 1:
+        return [list(jobs)] if jobs else []
     size = max(MIN_CHUNK, -(-len(jobs) // workers))
     chunks: list[list[Job]] = []
     for group in sorted(groups.values(), key=len, reverse=True):
