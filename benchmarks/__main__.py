@@ -6,7 +6,10 @@ import importlib.util
 import subprocess
 import sys
 
-SCRIPTS = ("masks", "mask_batch", "mask_apply", "forced", "json_schema", "generate", "valid")
+SCRIPTS = (
+    *("masks", "mask_batch", "mask_apply", "forced", "json_schema", "boundaries"),
+    *("generate", "valid"),
+)
 
 
 def main() -> int:
