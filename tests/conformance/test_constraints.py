@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 from conformance.requests import PROMPTS, assert_same, request, run, run_one
 
-from dcmodel.constraints import Choice, Grammar, JsonSchema, MaskFunction, Regex, TokenSet
+from dcmodel.constraints import (
+    Choice,
+    Grammar,
+    Hole,
+    JsonSchema,
+    MaskFunction,
+    NotIn,
+    Regex,
+    Template,
+    TokenSet,
+    Type,
+)
 from dcmodel.errors import ConstraintRuntimeError, DcModelError, DeadEndError, InvalidConstraintError
 from dcmodel.types import FinishReason, ScoreRequest
 
@@ -47,6 +58,22 @@ KINDS = {
         lambda t: bool(re.fullmatch(r"[A-Z][a-z]{2,8} [0-9]{4}", t)),
     ),
     "json": (JsonSchema(SCHEMA), is_json_record),
+    "json without phrases": (
+        JsonSchema(SCHEMA) & NotIn(["7", "e ", "zz"]),
+        lambda t: is_json_record(t) and not any(phrase in t for phrase in ("7", "e ", "zz")),
+    ),
+    "grammar with a regex": (
+        Grammar(LIST) & Regex(r".*[37].{2,20}"),
+        lambda t: bool(re.fullmatch(r"\[[0-9]{1,3}(,[0-9]{1,3}){0,4}\]", t) and re.search("[37].{2}", t)),
+    ),
+    "template": (
+        Template.of(
+            "{who}, {age}.",
+            who=Hole("who", Regex("[A-Z][a-z ]{1,6}"), {"temperature": 1.0}),
+            age=Type(int, minimum=1, maximum=130) | Choice(["old"]),
+        ),
+        lambda t: bool(re.fullmatch(r"[A-Z][a-z ]{1,6}, ([1-9][0-9]?|1[0-2][0-9]|130|old)\.", t)),
+    ),
     "grammar": (Grammar(LIST), lambda t: bool(re.fullmatch(r"\[[0-9]{1,3}(,[0-9]{1,3}){0,4}\]", t))),
 }
 
