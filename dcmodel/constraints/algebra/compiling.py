@@ -281,7 +281,7 @@ def _filtered(options: Choice, rest: Sequence[Constraint], tokenizer: Tokenizer)
     left = list(options.options)
     for part in compiled:
         try:
-            left = [option for option in left if _accepts(part.walker(), option.encode())]
+            left = [option for option in left if accepts(part.walker(), option.encode())]
         except CapabilityError:
             return None
     if not left:
@@ -292,7 +292,8 @@ def _filtered(options: Choice, rest: Sequence[Constraint], tokenizer: Tokenizer)
     return Choice(left)
 
 
-def _accepts(walker: Walker, text: bytes) -> bool:
+def accepts(walker: Walker, text: bytes) -> bool:
+    """Whether the text is a complete match."""
     return walker.walk(text) == len(text) and walker.is_accepting
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-from dcmodel.constraint import CompiledConstraint, Constraint
+from dcmodel.constraint import CompiledConstraint, Constraint, Walker
 from dcmodel.constraints.algebra import regular
 from dcmodel.constraints.algebra.compiling import (
+    accepts,
     compile_all_of,
     compile_in_order,
     compile_not,
     compile_one_of,
 )
+from dcmodel.constraints.byte_vocabulary import walker_maker
 from dcmodel.constraints.phrases.not_in import NotIn
 from dcmodel.constraints.phrases.stop import Stop
 from dcmodel.constraints.until import Until
-from dcmodel.errors import InvalidConstraintError
+from dcmodel.errors import CapabilityError, InvalidConstraintError, UnsatisfiableConstraintError
 from dctokenizers import Tokenizer
 
 MAX_PARTS = 1_000
@@ -104,8 +107,22 @@ class Or(_Combination):
         return regular.one_of(terminals) if terminals is not None else None
 
     def parse(self, text: str) -> Any:
-        """The text: which part it satisfies is not recorded."""
+        """The value of the first part that the text satisfies."""
+        for part, begin in zip(self.parts, self._begin, strict=True):
+            if begin is not None and accepts(begin(), text.encode()):
+                return part.parse(text)
         return text
+
+    @cached_property
+    def _begin(self) -> list[Callable[[], Walker] | None]:
+        """What makes a walker of each part; None for a rule about tokens, or that nothing satisfies."""
+        found: list[Callable[[], Walker] | None] = []
+        for part in self.parts:
+            try:
+                found.append(walker_maker(part))
+            except (CapabilityError, UnsatisfiableConstraintError):
+                found.append(None)
+        return found
 
 
 class Then(_Combination):

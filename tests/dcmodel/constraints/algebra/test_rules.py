@@ -203,3 +203,11 @@ def test_a_function_may_take_part(small, masks):
     assert matcher.advance([97, 98]) == 2
     assert matcher.is_accepting
     assert masks(matcher, small) == {285}
+
+
+def test_values_come_from_the_part_that_the_text_satisfies():
+    assert (OBJECT | Choice(["none"])).parse('{"a": 3}') == {"a": 3}
+    assert (Choice(["none"]) | OBJECT).parse('{"a": 3}') == {"a": 3}
+    assert (OBJECT | Choice(["none"])).parse("none") == "none"
+    assert (Regex("a+") & Regex("b+") | OBJECT).parse('{"a": 3}') == {"a": 3}
+    assert (OBJECT & NotIn(["7"])).parse('{"a": 3}') == {"a": 3}
