@@ -8,17 +8,17 @@ refused. A search that runs out of steps decides nothing; then the next one wait
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from dcmodel.constraint import CompiledConstraint, Explanation, MaskRow, Matcher, Walker
+from dcmodel.constraint import CompiledConstraint, Explanation, MaskRow, Walker
 from dcmodel.constraints.algebra.search import find_completion, move_over
 from dcmodel.constraints.algebra.walkers import AndWalker
 from dcmodel.constraints.explain import explain_from_mask, join_bytes, show
 from dcmodel.constraints.llg import LlgCompiled, LlgMatcher
-from dcmodel.constraints.plain import row_of
+from dcmodel.constraints.plain import PlainMatcher, row_of
 from dcmodel.constraints.schema.walker import SchemaCheck, SchemaWalker
 from dcmodel.errors import DeadEndError, UnsatisfiableConstraintError
 from dcmodel.mask import mask_words
@@ -74,42 +74,24 @@ class CheckedCompiled(CompiledConstraint):
         return AndWalker([self.grammar.walker(), self.check.walker()])
 
 
-class CheckedMatcher(Matcher):
+class CheckedMatcher(PlainMatcher):
     """One sequence under a `CheckedCompiled`."""
 
-    __slots__ = ("_compiled", "_ends", "_grammar", "_states", "_token_ids")
+    __slots__ = ("_compiled", "_grammar", "_states")
 
     def __init__(self, compiled: CheckedCompiled, grammar: LlgMatcher, states: list[_State]) -> None:
+        super().__init__(compiled.tokenizer)
         self._compiled = compiled
         self._grammar = grammar
         self._states = states
-        self._token_ids: list[int] = []
-        self._ends = 0
 
-    def fill_mask(self, row: MaskRow) -> None:
-        words = self._compiled.words
-        if self._ends:
-            row[:words] = self._compiled.end_row
-            row[words:] = 0
-            return
+    def _fill(self, row: MaskRow) -> None:
         self._grammar.fill_mask(row)
-        # The grammar allows the end only where it accepts.
-        if self._grammar.is_accepting and not self._states[-1].check.is_accepting:
-            row[:words] &= ~self._compiled.end_row
-            if not np.any(row[:words]):
-                text = show(join_bytes(self._compiled.tokenizer, self._token_ids), tail=True)
+        if not self.is_accepting:
+            row &= ~self._compiled.end_row
+            if not np.any(row):
+                text = show(join_bytes(self._tokenizer, self._token_ids), tail=True)
                 raise DeadEndError(f"the JSON schema allows no token after {text}.")
-
-    def advance(self, token_ids: Sequence[int]) -> int:
-        tokenizer = self._compiled.tokenizer
-        for taken, token_id in enumerate(token_ids):
-            if token_id in tokenizer.eos_token_ids:
-                if not self.is_accepting:
-                    return taken
-                self._ends += 1
-            elif self._ends or not self._push(token_id):
-                return taken
-        return len(token_ids)
 
     def forced(self) -> list[int]:
         if self._ends or not (forced := self._grammar.forced()):
@@ -137,16 +119,9 @@ class CheckedMatcher(Matcher):
         twin._token_ids, twin._ends = self._token_ids.copy(), self._ends
         return twin
 
-    def rollback(self, count: int) -> None:
-        if not 0 <= count <= len(self._token_ids) + self._ends:
-            raise ValueError(f"cannot take back {count} of {len(self._token_ids) + self._ends} tokens")
-        ends = min(count, self._ends)
-        self._ends -= ends
-        count -= ends
-        if count:
-            self._grammar.rollback(count)
-            del self._token_ids[-count:]
-            del self._states[-count:]
+    def _popped(self, count: int) -> None:
+        self._grammar.rollback(count)
+        del self._states[-count:]
 
     def explain(self, token_id: int) -> Explanation:
         tokenizer = self._compiled.tokenizer
@@ -157,8 +132,8 @@ class CheckedMatcher(Matcher):
         reason = f"after {show(text, tail=True)} it would make the text invalid under the JSON schema."
         return Explanation(token_id, False, reason)
 
-    def _push(self, token_id: int) -> bool:
-        """Accept one token of text, if the grammar and the check do."""
+    def _allows(self, token_id: int) -> bool:
+        """Moves grammar and check, if both take the token."""
         if not self._grammar.advance([token_id]):
             return False
         text = self._compiled.tokenizer.token_bytes(token_id)
@@ -168,7 +143,6 @@ class CheckedMatcher(Matcher):
         if after is None:
             self._grammar.rollback(1)
             return False
-        self._token_ids.append(token_id)
         self._states.append(after)
         return True
 
