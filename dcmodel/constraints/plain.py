@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from dcmodel.constraint import Explanation, MaskRow, Matcher
+from dcmodel.constraint import Explanation, MaskRow, Matcher, Walker
 from dcmodel.constraints.explain import explain_from_mask, join_bytes
 from dcmodel.errors import DeadEndError
 from dcmodel.mask import mask_words, row_from_ids
@@ -88,7 +88,12 @@ class PlainMatcher(Matcher):
     def explain(self, token_id: int) -> Explanation:
         detail = "The text has ended." if self._ends else ""
         text = join_bytes(self._tokenizer, self._token_ids)
-        return explain_from_mask(self, self._tokenizer, token_id, text, detail=detail)
+        walker = self._walker_maker()
+        return explain_from_mask(self, self._tokenizer, token_id, text, detail=detail, walker=walker)
+
+    def _walker_maker(self) -> Callable[[], Walker] | None:
+        """What makes a walker at the beginning, for explanations in characters and not in tokens."""
+        return None
 
 
 def row_of(token_ids: Iterable[int], vocab_size: int) -> MaskRow:

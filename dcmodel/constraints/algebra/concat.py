@@ -7,7 +7,7 @@ byte by byte, with the walkers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -253,6 +253,9 @@ class ConcatMatcher(PlainMatcher):
         twin._token_ids, twin._ends = self._token_ids.copy(), self._ends
         twin._is_narrowed = self._is_narrowed
         return twin
+
+    def _walker_maker(self) -> Callable[[], Walker]:
+        return self._compiled.walker
 
     def _popped(self, count: int) -> None:
         del self._states[-count:]

@@ -206,7 +206,8 @@ class LiveMatcher(PlainMatcher):
 
     def explain(self, token_id: int) -> Explanation:
         text = join_bytes(self._compiled.tokenizer, self._token_ids)
-        explanation = explain_from_mask(self, self._compiled.tokenizer, token_id, text)
+        walker = self._compiled.walker
+        explanation = explain_from_mask(self, self._compiled.tokenizer, token_id, text, walker=walker)
         if not explanation.allowed or self.fork().advance([token_id]):
             return explanation
         rest = show(self._states[-1].witness)

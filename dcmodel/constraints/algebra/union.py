@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,9 @@ class UnionMatcher(PlainMatcher):
                 self._taken[place] += 1
                 moved = True
         return moved
+
+    def _walker_maker(self) -> Callable[[], Walker]:
+        return self._compiled.walker
 
     def _popped(self, count: int) -> None:
         left = len(self._token_ids)

@@ -126,7 +126,8 @@ class CheckedMatcher(PlainMatcher):
     def explain(self, token_id: int) -> Explanation:
         tokenizer = self._compiled.tokenizer
         text = join_bytes(tokenizer, self._token_ids)
-        explanation = explain_from_mask(self, tokenizer, token_id, text)
+        walker = self._compiled.walker
+        explanation = explain_from_mask(self, tokenizer, token_id, text, walker=walker)
         if not explanation.allowed or self.fork().advance([token_id]):
             return explanation
         reason = f"after {show(text, tail=True)} it would make the text invalid under the JSON schema."
