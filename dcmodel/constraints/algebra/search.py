@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from dcmodel.constraint import Walker
 from dcmodel.constraints.algebra.walkers import ALL_BYTES, bytes_of
 
+STRAIGHT_STEPS = 1_000
+"""For the first way down, without a limit of depth: what is mostly determined is found by it."""
 MAX_KEPT = 400
 COPY_COST = 32
 DEPTHS = (6, 24, 96, 1_000, 20_000)
-HINTED_DEPTHS = (24, 400)
+HINTED_DEPTHS = (400, 24)
 PREFERRED = b"\"}])>0a \n'1;.-,:{[(<"
 RANK = {byte: rank for rank, byte in enumerate(PREFERRED)}
 SINGLE = tuple(bytes([byte]) for byte in range(256))
@@ -51,14 +53,16 @@ def find_completion(
 
     `is_wanted` may refuse a completion (the search goes on); `at_least` is its least length in bytes.
     """
-    plans: list[tuple[int, Sequence[bytes]]] = [(depth, ()) for depth in DEPTHS]
+    plans: list[tuple[int, Sequence[bytes]]] = [(depth, ()) for depth in (DEPTHS[-1], *DEPTHS)]
     if hints:
-        plans[2:2] = [(depth, hints) for depth in HINTED_DEPTHS]
+        plans[1:1] = [(depth, hints) for depth in HINTED_DEPTHS]
     deepest = b""
     used = 0
     for place, (depth, own_hints) in enumerate(plans):
         is_last = place == len(plans) - 1
         allowance = steps - used if is_last else (steps - used) // 3 + 1
+        if place == 0:
+            allowance = min(allowance, STRAIGHT_STEPS)
         run = _Run(walkers, depth, allowance, own_hints, is_wanted, at_least)
         found = run.search()
         used += allowance - run.left
