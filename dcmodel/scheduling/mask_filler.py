@@ -59,7 +59,7 @@ class MaskFiller:
         self._cpu_clock = cpu_clock
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="dcmodel-masks")
         self._waiting_pool = ThreadPoolExecutor(MAX_WAITING, thread_name_prefix="dcmodel-mask-functions")
-        self._pending: list[Future[Result]] = []
+        self._pending: list[tuple[Future[Result], list[Job]]] = []
         self._pending_functions: list[Future[Result]] = []
         self._postponed: list[Job] = []
         # Seconds that a mask, and the slowest function, are expected to take.
@@ -89,7 +89,7 @@ class MaskFiller:
         if self._per_mask < np.inf:
             threads = min(threads, 1 + int(self._per_mask * len(jobs) / WORK_OF_A_THREAD))
         for chunk in chunks_of(jobs, threads):
-            self._pending.append(self._pool.submit(self._fill, chunk, self._cpu_clock))
+            self._pending.append((self._pool.submit(self._fill, chunk, self._cpu_clock), chunk))
 
     def finish(self, count: int) -> tuple[NDArray[np.int32], Failures]:
         """The first `count` rows, and what went wrong by row number. Valid until the next `start`.
@@ -101,7 +101,10 @@ class MaskFiller:
         postponed, self._postponed = self._postponed, []
         failures: Failures = {}
         results = [self._fill(postponed, self._cpu_clock)] if postponed and count else []
-        results += [future.result() for future in pending]
+        # What no thread has begun yet is done here: it would have to be waited for.
+        late = [chunk for future, chunk in reversed(pending) if future.cancel() and count]
+        results += [self._fill(chunk, self._cpu_clock) for chunk in late]
+        results += [future.result() for future, _ in pending if not future.cancelled()]
         if masks := sum(done for _, done, _ in results):
             self._per_mask = max(sum(spent for *_, spent in results) / masks, _less(self._per_mask))
         slow = [future.result() for future in functions]

@@ -1,3 +1,7 @@
+"""Mask rows on other threads: whose, when, and what goes wrong."""
+
+from __future__ import annotations
+
 import threading
 
 import numpy as np
@@ -5,6 +9,7 @@ import pytest
 
 from dcmodel.constraint import Explanation, Matcher
 from dcmodel.errors import ConstraintRuntimeError, DeadEndError
+from dcmodel.mask import mask_words
 from dcmodel.scheduling.mask_filler import HAND_OVER, MIN_CHUNK, MaskFiller, chunks_of
 
 VOCAB = 64
@@ -142,7 +147,17 @@ def test_masks_are_computed_on_other_threads_until_they_prove_quick():
     def spend():
         clock.now += duration[0]
 
-    matcher = Marker(1, before=spend)
+    begun = threading.Event()
+    matcher = Marker(1, before=lambda: (begun.set(), spend()))
+
+    def run(filler, matchers):
+        """The forward takes as long as a thread needs to begin."""
+        begun.clear()
+        filler.start(matchers)
+        if filler._pending:
+            assert begun.wait(WAIT)
+        filler.finish(len(matchers))
+
     try:
         run(filler, [matcher])
         assert matcher.threads[-1].startswith("dcmodel-masks")
@@ -157,6 +172,29 @@ def test_masks_are_computed_on_other_threads_until_they_prove_quick():
         assert matcher.threads[-1].startswith("dcmodel-masks")
     finally:
         filler.close()
+
+
+def test_what_no_thread_has_begun_is_done_by_who_asks_for_it():
+    filler = MaskFiller(VOCAB, workers=1)
+    busy, go_on = threading.Event(), threading.Event()
+    first = Marker(1, before=lambda: (busy.set(), go_on.wait(WAIT)))
+    others = [Marker(number, lock_key=number, before=go_on.set) for number in range(2, 4)]
+    try:
+        filler._pool.submit(first.fill_mask, filler_row())
+        assert busy.wait(WAIT)
+        filler.start(others)
+        rows, failures = filler.finish(2)
+        assert not failures
+        assert [row[0] for row in rows] == [2, 3]
+        assert {thread for matcher in others for thread in matcher.threads} == {
+            threading.current_thread().name
+        }
+    finally:
+        filler.close()
+
+
+def filler_row():
+    return np.zeros(mask_words(VOCAB), dtype=np.int32)
 
 
 def test_quick_masks_of_a_step_that_failed_are_not_computed():
