@@ -38,7 +38,8 @@ OWN = {
     },
     "any of": {"anyOf": [{"type": "boolean"}, {"type": "integer", "multipleOf": 5}, {"const": "none"}]},
     "open": {"type": "object", "additionalProperties": {"type": "integer"}, "minProperties": 1},
-    "refused": {"type": "array", "uniqueItems": True},
+    "unique": {"type": "array", "items": {"enum": [1, 2, 3, 4]}, "uniqueItems": True, "minItems": 2},
+    "refused": {"$ref": "https://example.com/elsewhere.json"},
     "impossible": False,
 }
 
