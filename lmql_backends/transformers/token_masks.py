@@ -28,6 +28,8 @@ def count_allowed(bitmask: NDArray[np.int32]) -> Ints:
 def allowed_ids(bitmask: NDArray[np.int32], vocab_size: int) -> tuple[Ints, Bools]:
     """The allowed ids of each row, ascending, ``[S, most]`` with `most` at least 1, and which are real."""
     size, words = bitmask.shape
+    if size == 1:
+        return _one_row(set_bits(bitmask[0]), vocab_size)
     rows, ids = np.divmod(set_bits(bitmask.reshape(-1)), words * WORD)
     if words * WORD > vocab_size:
         inside = ids < vocab_size
@@ -37,6 +39,14 @@ def allowed_ids(bitmask: NDArray[np.int32], vocab_size: int) -> tuple[Ints, Bool
     padded = np.zeros(is_real.shape, dtype=np.int64)
     padded[is_real] = ids
     return padded, is_real
+
+
+def _one_row(ids: Ints, vocab_size: int) -> tuple[Ints, Bools]:
+    if ids.size and ids[-1] >= vocab_size:
+        ids = ids[ids < vocab_size]
+    if not ids.size:
+        return np.zeros((1, 1), dtype=np.int64), np.zeros((1, 1), dtype=np.bool_)
+    return ids[None], np.ones((1, ids.size), dtype=np.bool_)
 
 
 def set_bits(words: NDArray[np.int32]) -> Ints:
