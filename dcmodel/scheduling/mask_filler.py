@@ -20,8 +20,9 @@ MAX_WORKERS = 4
 MIN_CHUNK = 8
 # Callers' functions may wait for something: each then has a thread of its own.
 MAX_WAITING = 32
-# What a hand-over costs, both threads together: quicker work is done by who asks for it.
-HAND_OVER = 100e-6
+# Seconds of work below which no thread is asked: it would cost half as much again, on cores that the forward
+# needs as well. It is done when the masks are wanted; an accelerator still computes then.
+HAND_OVER = 800e-6
 # Seconds of masks that are worth another thread.
 WORK_OF_A_THREAD = 2e-3
 # A caller's function that takes longer than this is not put in line behind another.

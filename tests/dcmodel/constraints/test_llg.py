@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 
 import pytest
 from llguidance import LLMatcher, LLParserLimits
@@ -164,3 +165,13 @@ def test_matchers_of_one_rule_run_in_many_threads(large):
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+@pytest.mark.parametrize("text", ["x🐢 ok", "漢字🐢", "é"])
+def test_forced_text_is_forced_down_to_its_bytes(large, text):
+    """Characters that the vocabulary only has in pieces are emitted without a forward as well."""
+    matcher = Regex(re.escape(text)).compile(large).matcher()
+    forced = matcher.forced()
+    assert large.decode_bytes(forced) == text.encode()
+    assert matcher.advance(forced) == len(forced)
+    assert matcher.is_finished
