@@ -12,8 +12,9 @@ from benchmarks.clock import Spread, cpu_seconds
 from benchmarks.contenders import Ours, load_ours
 from benchmarks.mask_cases import Case
 from benchmarks.tables import Table
-from dcmodel.constraint import CompiledConstraint, Constraint, Explanation, MaskRow, Matcher
+from dcmodel.constraint import CompiledConstraint, Constraint, Matcher
 from dcmodel.constraints import JsonSchema
+from dcmodel.constraints.algebra.delegating import DelegatingMatcher
 from dcmodel.errors import InvalidConstraintError
 from dcmodel.types import Completion, GenerateRequest
 from dctokenizers import Tokenizer
@@ -54,43 +55,9 @@ class _Compiled(CompiledConstraint):
         return _Matcher(self.inner.matcher())
 
 
-class _Matcher(Matcher):
-    def __init__(self, inner: Matcher) -> None:
-        self._inner = inner
-
-    def fill_mask(self, row: MaskRow) -> None:
-        self._inner.fill_mask(row)
-
-    def advance(self, token_ids: Sequence[int]) -> int:
-        return self._inner.advance(token_ids)
-
+class _Matcher(DelegatingMatcher):
     def forced(self) -> list[int]:
         return []
-
-    @property
-    def is_accepting(self) -> bool:
-        return self._inner.is_accepting
-
-    @property
-    def is_finished(self) -> bool:
-        return self._inner.is_finished
-
-    @property
-    def is_exact(self) -> bool:
-        return self._inner.is_exact
-
-    @property
-    def may_dead_end(self) -> bool:
-        return self._inner.may_dead_end
-
-    def fork(self) -> _Matcher:
-        return _Matcher(self._inner.fork())
-
-    def rollback(self, count: int) -> None:
-        self._inner.rollback(count)
-
-    def explain(self, token_id: int) -> Explanation:
-        return self._inner.explain(token_id)
 
 
 @dataclass(frozen=True, slots=True)

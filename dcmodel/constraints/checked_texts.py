@@ -21,15 +21,20 @@ def checked_texts(texts: Iterable[str], *, what: str) -> tuple[str, ...]:
     for text in texts:
         if not isinstance(text, str) or not text:
             raise InvalidConstraintError(f"a {what} is {text!r:.40}.", remedy="Give texts, not empty ones.")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidConstraintError(
-                f"the {what} {text!r:.40} holds half a surrogate pair.",
-                remedy="Give valid Unicode text.",
-                position=error.start,
-            ) from None
+        check_unicode(text, what=what)
         found[text] = None
     if not found:
         raise InvalidConstraintError(f"there are no {what}s.", remedy="Give at least one.")
     return tuple(found)
+
+
+def check_unicode(text: str, *, what: str) -> None:
+    """Raise `InvalidConstraintError` for a text that no UTF-8 stands for."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidConstraintError(
+            f"the {what} {text!r:.40} holds half a surrogate pair.",
+            remedy="Give valid Unicode text.",
+            position=error.start,
+        ) from None

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from dcmodel.constraint import CompiledConstraint, Constraint
+from dcmodel.constraints.checked_texts import check_unicode
 from dcmodel.constraints.choice_matcher import ChoiceCompiled
 from dcmodel.constraints.llg import LlgCompiled
 from dcmodel.constraints.llg_engine import NO_FORCING, build_engine, engine_error
@@ -69,12 +70,5 @@ def _check_option(option: object, seen: set[str]) -> None:
         raise InvalidConstraintError(f"an option is {option!r}.", remedy="Give texts.")
     if option in seen:
         raise InvalidConstraintError(f"the option {option[:40]!r} occurs twice.", remedy="Remove one.")
-    try:
-        option.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidConstraintError(
-            f"the option {option[:40]!r} holds half a surrogate pair.",
-            remedy="Give valid Unicode text.",
-            position=error.start,
-        ) from None
+    check_unicode(option, what="option")
     seen.add(option)

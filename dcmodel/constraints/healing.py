@@ -7,13 +7,13 @@ with, in whatever tokens. After the idea of guidance (Lundberg 2023); the rule h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from dcmodel.constraint import CompiledConstraint, Explanation, MaskRow, Matcher
+from dcmodel.constraints.algebra.delegating import DelegatingMatcher
 from dcmodel.constraints.canonical import CanonicalPairs
 from dcmodel.constraints.explain import explain_from_mask, join_bytes
 from dcmodel.constraints.plain import PlainMatcher
@@ -120,14 +120,14 @@ class HealingCompiled(CompiledConstraint):
         return HealingMatcher(self, self.inner.matcher())
 
 
-class HealingMatcher(Matcher):
+class HealingMatcher(DelegatingMatcher):
     """One sequence after a healed prompt. The inner matcher sees what follows the healed text, only."""
 
-    __slots__ = ("_compiled", "_done", "_inner", "_moved", "_token_ids")
+    __slots__ = ("_compiled", "_done", "_moved", "_token_ids")
 
     def __init__(self, compiled: HealingCompiled, inner: Matcher) -> None:
+        super().__init__(inner)
         self._compiled = compiled
-        self._inner = inner
         self._token_ids: list[int] = []
         # After each token: the bytes of the prefix so far, and the tokens that the inner matcher was given.
         self._done = [0]
@@ -190,10 +190,6 @@ class HealingMatcher(Matcher):
     def is_exact(self) -> bool:
         return self._inner.is_exact and (not self._rest or self._compiled.text.is_exact(self._done[-1]))
 
-    @property
-    def may_dead_end(self) -> bool:
-        return self._inner.may_dead_end
-
     def ways_out(self) -> list[int]:
         if not self._rest:
             return self._inner.ways_out()
@@ -205,25 +201,9 @@ class HealingMatcher(Matcher):
         return [token_id for token_id in allowed if self.fork().advance([token_id])]
 
     @property
-    def was_narrowed(self) -> bool:
-        return self._inner.was_narrowed
-
-    @property
     def releasable(self) -> int | None:
         end = self._inner.releasable
         return None if end is None else len(self._compiled.prefix) + end
-
-    @property
-    def may_wait(self) -> bool:
-        return self._inner.may_wait
-
-    @property
-    def lock_key(self) -> object | None:
-        return self._inner.lock_key
-
-    @property
-    def sampling(self) -> Mapping[str, Any]:
-        return self._inner.sampling
 
     def rollback(self, count: int) -> None:
         if not 0 <= count <= len(self._token_ids):

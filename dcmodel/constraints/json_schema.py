@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any, Literal, get_args
 
 from dcmodel.constraint import CompiledConstraint, Constraint
+from dcmodel.constraints.caret import with_caret
 from dcmodel.constraints.schema.python_types import JsonModel, TypeSchema, is_type, type_schema
 from dcmodel.errors import ConstraintRuntimeError, InvalidConstraintError
 from dctokenizers import Tokenizer
@@ -15,7 +16,6 @@ from dctokenizers import Tokenizer
 Whitespace = Literal["spaced", "compact", "bounded", "flexible"]
 KeyOrder = Literal["schema", "any"]
 Formats = Literal["assert", "annotate"]
-CONTEXT = 60
 REMEDY = "Give a dict, JSON text, or a Python type."
 
 
@@ -119,20 +119,12 @@ def _load(text: str) -> Any:
     except RecursionError:
         raise InvalidConstraintError("the JSON schema is nested too deeply.") from None
     except json.JSONDecodeError as error:
+        what = f"the JSON schema is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
         raise InvalidConstraintError(
-            f"the JSON schema is not JSON: {error.msg} at line {error.lineno} column {error.colno}.\n"
-            f"{_caret(text, error.pos)}\n",
+            with_caret(f"{what}.", text, error.pos),
             remedy=REMEDY,
             position=error.pos,
         ) from None
-
-
-def _caret(text: str, position: int) -> str:
-    """The line around a position, and a caret under it."""
-    begin = max(text.rfind("\n", 0, position) + 1, position - CONTEXT)
-    end = text.find("\n", position)
-    line = text[begin : min(len(text) if end < 0 else end, position + CONTEXT)].replace("\t", " ")
-    return f"  {line}\n  {' ' * (position - begin)}^"
 
 
 def _dump(schema: Any) -> str:

@@ -231,6 +231,13 @@ def _one_terminal(
         return parts[0].compile(tokenizer)
     for part in parts:
         part.compile(tokenizer)  # its own error is the one that says most
+    return _joined(join, parts, tokenizer)
+
+
+def _joined(
+    join: Callable[[list[str]], str], parts: Sequence[Constraint], tokenizer: Tokenizer
+) -> CompiledConstraint:
+    """Parts that are known to compile, as one terminal."""
     return regular.compile_terminal(
         join([part.terminal() or "" for part in parts]),
         tokenizer,
@@ -242,17 +249,18 @@ def _one_terminal(
 def _any_terminal(parts: Sequence[Constraint], tokenizer: Tokenizer) -> CompiledConstraint:
     """Regular parts of an `Or`; those that nothing satisfies are left out, unless all are such."""
     possible: list[Constraint] = []
+    compiled: list[CompiledConstraint] = []
     refusal: UnsatisfiableConstraintError | None = None
     for part in parts:
         try:
-            part.compile(tokenizer)
+            compiled.append(part.compile(tokenizer))
         except UnsatisfiableConstraintError as error:
             refusal = error
         else:
             possible.append(part)
     if not possible and refusal is not None:
         raise refusal
-    return _one_terminal(regular.one_of, possible, tokenizer)
+    return compiled[0] if len(possible) == 1 else _joined(regular.one_of, possible, tokenizer)
 
 
 def may_force(part: Constraint) -> bool:

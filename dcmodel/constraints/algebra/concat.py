@@ -16,7 +16,6 @@ import numpy as np
 from dcmodel.constraint import CompiledConstraint, MaskRow, Matcher, Walker
 from dcmodel.constraints.algebra.crossing import crossing_tokens
 from dcmodel.constraints.algebra.walkers import ThenWalker
-from dcmodel.constraints.explain import join_bytes
 from dcmodel.constraints.plain import PlainMatcher, row_of
 from dcmodel.constraints.sorted_vocabulary import sorted_vocabulary
 from dcmodel.errors import CapabilityError, DeadEndError
@@ -50,7 +49,7 @@ class ConcatCompiled(CompiledConstraint):
         self.vocabulary = sorted_vocabulary(tokenizer)
 
     def matcher(self) -> ConcatMatcher:
-        return ConcatMatcher(self, [self.closed([self.begin(0, 0)])])
+        return ConcatMatcher(self, [(0, self.closed([self.begin(0, 0)]))])
 
     def walker(self) -> Walker:
         return ThenWalker([part.walker for part in self.parts])
@@ -81,7 +80,8 @@ class ConcatMatcher(PlainMatcher):
 
     __slots__ = ("_compiled", "_is_narrowed", "_scratch", "_states")
 
-    def __init__(self, compiled: ConcatCompiled, states: list[tuple[Place, ...]]) -> None:
+    def __init__(self, compiled: ConcatCompiled, states: list[tuple[int, tuple[Place, ...]]]) -> None:
+        """`states`: before and after each token, how many bytes the text has and where it may be."""
         super().__init__(compiled.tokenizer)
         self._compiled = compiled
         self._states = states
@@ -91,7 +91,7 @@ class ConcatMatcher(PlainMatcher):
     @property
     def places(self) -> tuple[Place, ...]:
         """Where the text may be, the earliest part first."""
-        return self._states[-1]
+        return self._states[-1][1]
 
     def _fill(self, row: MaskRow) -> None:
         compiled = self._compiled
@@ -140,15 +140,13 @@ class ConcatMatcher(PlainMatcher):
         moved += self._crossed(text)
         if not moved:
             return False
-        self._states.append(self._compiled.closed(moved, self._length() + len(text)))
+        length = self._states[-1][0] + len(text)
+        self._states.append((length, self._compiled.closed(moved, length)))
         return True
-
-    def _length(self) -> int:
-        return len(join_bytes(self._compiled.tokenizer, self._token_ids))
 
     def _crossed(self, text: bytes) -> list[Place]:
         """The parts that the text may be in if a border lies inside this token."""
-        start = self._length()
+        start = self._states[-1][0]
         active = [
             (place.part, place.begin, place.walker) for place in self.places if place.walker is not None
         ]

@@ -6,7 +6,6 @@ some token is not allowed yet, and only along bytes that a walker takes.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -37,6 +36,7 @@ def crossing_tokens(
 
 class _Search:
     def __init__(self, vocabulary: SortedVocabulary, missing: NDArray[np.bool_]) -> None:
+        self.vocabulary = vocabulary
         self.texts = vocabulary.tokens
         self.ids = vocabulary.ids
         self.missing = np.concatenate([[0], np.cumsum(missing)])
@@ -45,13 +45,12 @@ class _Search:
         self.found: list[int] = []
 
     def down(self, walker: ThenWalker) -> list[int]:
-        stack: list[tuple[ThenWalker, bytes, int, int]] = [(walker, b"", 0, len(self.texts))]
+        stack: list[tuple[ThenWalker, bytes]] = [(walker, b"")]
         while stack:
-            here, prefix, low, high = stack.pop()
+            here, prefix = stack.pop()
             for byte in bytes_of(here.following()):
                 longer = prefix + bytes([byte])
-                first = bisect_left(self.texts, longer, low, high)
-                end = bisect_left(self.texts, _after(longer), first, high)
+                first, end = self.vocabulary.beginning_with(longer)
                 if self.missing[first] == self.missing[end]:
                     continue
                 self.moves -= 1
@@ -61,7 +60,7 @@ class _Search:
                 if twin.step(byte):
                     inner = self._take(longer, first, end)
                     if inner < end:
-                        stack.append((twin, longer, inner, end))
+                        stack.append((twin, longer))
         return self.found
 
     def _take(self, text: bytes, first: int, end: int) -> int:
@@ -71,11 +70,3 @@ class _Search:
                 self.found.append(int(self.ids[first]))
             first += 1
         return first
-
-
-def _after(prefix: bytes) -> bytes:
-    """The least text that is greater than all that begin with `prefix`."""
-    trimmed = prefix.rstrip(b"\xff")
-    if not trimmed:
-        return b"\xff" * 64  # longer than what begins with it, in practice
-    return trimmed[:-1] + bytes([trimmed[-1] + 1])

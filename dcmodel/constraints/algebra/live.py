@@ -17,7 +17,7 @@ import numpy as np
 
 from dcmodel.constraint import CompiledConstraint, Explanation, MaskRow, Matcher, Walker
 from dcmodel.constraints.algebra.search import Search, find_completion, move_over
-from dcmodel.constraints.algebra.walker_matcher import WalkerCompiled, text_row
+from dcmodel.constraints.algebra.walker_matcher import WalkerCompiled
 from dcmodel.constraints.algebra.walkers import AndWalker
 from dcmodel.constraints.explain import explain_from_mask, join_bytes, show
 from dcmodel.constraints.plain import PlainMatcher, no_end_token, row_of
@@ -44,9 +44,9 @@ class _State:
 class LiveCompiled(CompiledConstraint):
     """Several compiled rules of which all must hold, for one vocabulary.
 
-    `parts` that are `WalkerCompiled` only check. Raises `UnsatisfiableConstraintError` where no text
-    satisfies all, `InvalidConstraintError` where none was found in reasonable time. `hints` are texts
-    that a match may well have to hold.
+    `parts` that are `WalkerCompiled` only check; at least one is another, and gives masks. Raises
+    `UnsatisfiableConstraintError` where no text satisfies all, `InvalidConstraintError` where none was
+    found in reasonable time. `hints` are texts that a match may well have to hold.
     """
 
     def __init__(
@@ -63,7 +63,6 @@ class LiveCompiled(CompiledConstraint):
         self.hints = tuple(hints)
         self.labels = tuple(labels) or tuple(type(part).__name__ for part in parts)
         self.masking = tuple(part for part in parts if not isinstance(part, WalkerCompiled))
-        self.text_row = text_row(tokenizer)
         self.end_row = row_of(tokenizer.eos_token_ids, tokenizer.vocab_size)
         walkers: list[Walker] = []
         self.is_open = False
@@ -118,13 +117,11 @@ class LiveMatcher(PlainMatcher):
     def _fill(self, row: MaskRow) -> None:
         if self._scratch is None:
             self._scratch = np.empty(self._words, dtype=np.int32)
-        row[:] = self._compiled.text_row | self._compiled.end_row
-        for place, matcher in enumerate(self._matchers):
-            if place == 0:
-                matcher.fill_mask(row)
-            else:
-                matcher.fill_mask(self._scratch)
-                row &= self._scratch
+        first, *others = self._matchers
+        first.fill_mask(row)
+        for matcher in others:
+            matcher.fill_mask(self._scratch)
+            row &= self._scratch
         if not self.is_accepting:
             row &= ~self._compiled.end_row
         self._allow_witness(row)

@@ -21,7 +21,6 @@ from dcmodel.constraints.llg import LlgCompiled, LlgMatcher
 from dcmodel.constraints.plain import PlainMatcher, row_of
 from dcmodel.constraints.schema.walker import SchemaCheck, SchemaWalker
 from dcmodel.errors import DeadEndError, UnsatisfiableConstraintError
-from dcmodel.mask import mask_words
 from dctokenizers import Tokenizer
 
 FIRST_STEPS = 1_500
@@ -59,7 +58,6 @@ class CheckedCompiled(CompiledConstraint):
         self.grammar = grammar
         self.check = check
         self.tokenizer = tokenizer
-        self.words = mask_words(tokenizer.vocab_size)
         self.end_row = row_of(tokenizer.eos_token_ids, tokenizer.vocab_size)
         walkers = (grammar.walker(), check.walker())
         found = find_completion(walkers, steps=FIRST_STEPS)
