@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Mapping
 from decimal import Decimal
+from textwrap import indent
 from typing import Any, Literal, get_args
 
 from dcmodel.constraint import CompiledConstraint, Constraint
-from dcmodel.constraints.caret import with_caret
+from dcmodel.constraints.caret import point_at
 from dcmodel.constraints.schema.python_types import JsonModel, TypeSchema, is_type, type_schema
 from dcmodel.errors import ConstraintRuntimeError, InvalidConstraintError
 from dctokenizers import Tokenizer
@@ -121,7 +122,7 @@ def _load(text: str) -> Any:
     except json.JSONDecodeError as error:
         what = f"the JSON schema is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
         raise InvalidConstraintError(
-            with_caret(f"{what}.", text, error.pos),
+            f"{what}.\n{indent(point_at(text, error.pos), '  ')}\n",
             remedy=REMEDY,
             position=error.pos,
         ) from None
