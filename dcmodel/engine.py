@@ -25,11 +25,31 @@ class Capabilities:
     """Most tokens in one forward."""
     can_copy: bool = True
     """Whether `copy` works for a part of a sequence (False for recurrent state)."""
+    max_branch_tokens: int = 0
+    """Most tokens of `Branches` behind one sequence in one forward; 0: it computes none."""
+    max_batch_rows: int = 1 << 20
+    """Most rows of logits in one forward: they take memory."""
+
+
+@dataclass(slots=True)
+class Branches:
+    """Trees of tokens that grow behind the end of a sequence, and are forgotten after the forward.
+
+    Each token sees the whole sequence (the tokens of its own span included), its ancestors and itself, and
+    has the position after its parent's.
+    """
+
+    token_ids: Sequence[int]
+    """Depth first: a token comes after its parent."""
+    parents: Sequence[int]
+    """Offset of each token's parent in `token_ids`; -1: the end of the sequence."""
+    wanted: Sequence[int]
+    """Offsets, ascending, whose logits (for the next token) are wanted."""
 
 
 @dataclass(slots=True)
 class Span:
-    """Consecutive tokens of one sequence in one forward."""
+    """Consecutive tokens of one sequence in one forward, and perhaps branches behind them."""
 
     sequence: int
     """The engine's handle, from `Engine.allocate`."""
@@ -38,24 +58,34 @@ class Span:
     token_ids: Sequence[int]
     wanted: Sequence[int]
     """Offsets into `token_ids`, ascending, whose logits (for the *next* token) are wanted."""
+    branches: Branches | None = None
+    """Behind the last of `token_ids` (which may be empty here), where the engine computes branches."""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids) + (len(self.branches.token_ids) if self.branches is not None else 0)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.wanted) + (len(self.branches.wanted) if self.branches is not None else 0)
 
 
 @dataclass(slots=True)
 class GenerateBatch:
     """What one forward computes. A sequence occurs in at most one span.
 
-    Logit rows come in the order of the spans and, within a span, of its `wanted`.
+    Logit rows come in the order of the spans and, within a span, of its `wanted`, then of its branches'.
     """
 
     spans: list[Span] = field(default_factory=list)
 
     @property
     def num_tokens(self) -> int:
-        return sum(len(span.token_ids) for span in self.spans)
+        return sum(span.num_tokens for span in self.spans)
 
     @property
     def num_rows(self) -> int:
-        return sum(len(span.wanted) for span in self.spans)
+        return sum(span.num_rows for span in self.spans)
 
 
 class Engine(ABC):
@@ -73,7 +103,10 @@ class Engine(ABC):
 
     @abstractmethod
     def reserve(self, sequence: int, length: int) -> bool:
-        """Make room so that `sequence` can hold `length` tokens; False, and nothing changed, if full."""
+        """Make room so that `sequence` can hold `length` tokens; False, and nothing changed, if full.
+
+        Branches take room as well while they are computed, up to `max_branch_tokens` past `max_positions`.
+        """
 
     @abstractmethod
     def copy(self, source: int, target: int, length: int) -> None:
@@ -89,7 +122,7 @@ class Engine(ABC):
 
     @abstractmethod
     def forward(self, batch: GenerateBatch) -> LogitRows:
-        """Compute all spans; afterwards each sequence holds ``start + len(token_ids)`` tokens.
+        """Compute all spans; afterwards each sequence holds ``start + len(token_ids)`` tokens (no branches).
 
         Room was reserved before. Raises `EngineError` (or whatever the library raises) if it cannot;
         the sequences of the batch then hold what they held before.

@@ -5,6 +5,7 @@
     │   ├── InvalidConstraintError            a regex, schema or grammar that does not compile
     │   │   ├── UnsupportedConstraintError    legal, but no exact mask can be built for it
     │   │   └── UnsatisfiableConstraintError  nothing can match it
+    │   ├── ConstraintViolationError          a given token that the constraint refuses
     │   ├── ContextLengthError                prompt (and max_tokens) do not fit the model
     │   └── TokenRangeError                   a token id outside the vocabulary
     ├── SetupError                            this installation or this name cannot work
@@ -66,6 +67,10 @@ class UnsupportedConstraintError(InvalidConstraintError):
 
 class UnsatisfiableConstraintError(InvalidConstraintError):
     """No text can match."""
+
+
+class ConstraintViolationError(InvalidRequestError):
+    """A token that the caller gave is refused by the constraint."""
 
 
 class ContextLengthError(InvalidRequestError):

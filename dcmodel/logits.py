@@ -94,5 +94,9 @@ class LogitRows(Protocol):
     def score(self, rows: Ints, targets: Ints, top_logprobs: int) -> ScoredRows:
         """Log-probability and rank of ``targets[i]`` in row ``rows[i]``."""
 
+    def log_softmax(self, rows: Ints) -> Floats:
+        """Raw log-probabilities of the whole vocabulary, ``[len(rows), vocab_size]`` float32, the caller's
+        own; NaN throughout a row that holds NaN or +inf."""
+
     def to_numpy(self) -> Floats:
-        """All rows, ``[R, vocab_size]`` float32 (tests, `next_tokens`)."""
+        """All rows, ``[R, vocab_size]`` float32 (tests)."""

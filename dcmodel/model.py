@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import ClassVar, Self
 
-from dcmodel.types import Completion, GenerateRequest, ModelInfo, ScoreRequest, ScoreResult, TokenStep
+from dcmodel.constraints.mask_answers import Answer
+from dcmodel.errors import CapabilityError
+from dcmodel.session import Session
+from dcmodel.types import (
+    Completion,
+    GenerateRequest,
+    ModelInfo,
+    NextTokens,
+    ScoreRequest,
+    ScoreResult,
+    TokenStep,
+)
 from dctokenizers import Tokenizer
 
 
@@ -49,6 +60,27 @@ class DcModel(ABC):
     @abstractmethod
     async def score(self, request: ScoreRequest) -> ScoreResult:
         """Raw log-probabilities of many continuations of one prompt."""
+
+    async def next_tokens(
+        self,
+        prefixes: Sequence[Sequence[int]],
+        masks: Sequence[Answer] | None = None,
+        k: int | None = None,
+    ) -> list[NextTokens]:
+        """The distribution of the next token after each prefix, under its own mask, in one batched step.
+
+        `k`: only the likeliest allowed ones; None: the whole vocabulary. Masks as for `Session.step`.
+        Raises `CapabilityError` where the backend shows no distributions.
+        """
+        raise CapabilityError(f"{type(self).__name__} shows no distributions of next tokens.")
+
+    async def session(self, request: GenerateRequest) -> Session:
+        """A text that the caller extends step by step, under the request's prompt, constraint, stop strings,
+        sampling and `max_tokens`.
+
+        Raises what `generate` and its stream raise, and `CapabilityError` where the backend has no sessions.
+        """
+        raise CapabilityError(f"{type(self).__name__} has no sessions.")
 
     @abstractmethod
     async def aclose(self) -> None:

@@ -17,6 +17,13 @@ class NumpyLogitRows:
     def to_numpy(self) -> Floats:
         return self._logits
 
+    def log_softmax(self, rows: Ints) -> Floats:
+        logits = self._logits[rows]
+        is_finite = _finite_rows(logits)
+        logprobs = _log_softmax(logits, is_finite)
+        logprobs[~is_finite] = np.nan
+        return logprobs
+
     def score(self, rows: Ints, targets: Ints, top_logprobs: int) -> ScoredRows:
         logits = self._logits[rows]
         is_finite = _finite_rows(logits)

@@ -9,6 +9,9 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dcmodel.checks import check_integer, check_number
 from dcmodel.constraint import Constraint
 from dcmodel.errors import InvalidRequestError
@@ -120,16 +123,32 @@ class ScoreRequest:
     """One prompt, many continuations, each a list of token ids."""
 
     prompt_ids: tuple[int, ...]
-    continuations: tuple[tuple[int, ...], ...]
+    continuations: tuple[tuple[int, ...], ...] = ()
+    """May be none where `prompt_logprobs` is asked for; the same one may come several times."""
     top_logprobs: int = 0
+    """How many likeliest tokens to report at each place of a continuation."""
+    prompt_logprobs: int | None = None
+    """Score the prompt's own tokens too (all but the first), with so many likeliest at each place; None: no.
+    The prompt is then computed even if it is cached."""
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
             raise InvalidRequestError("the prompt is empty.", remedy="Give at least one token.")
-        if not self.continuations or any(not continuation for continuation in self.continuations):
+        if not self.continuations and self.prompt_logprobs is None:
+            raise InvalidRequestError("there is nothing to score.", remedy="Give at least one continuation.")
+        empty = next((place for place, item in enumerate(self.continuations) if not item), None)
+        if empty is not None:
             raise InvalidRequestError(
-                "there is nothing to score.", remedy="Give continuations of at least one token."
+                f"continuation number {empty} is empty: there is nothing to score.",
+                remedy="Give continuations of at least one token.",
             )
+        if self.prompt_logprobs is not None:
+            check_integer("prompt_logprobs", self.prompt_logprobs, low=0, high=MAX_TOP_LOGPROBS)
+            if len(self.prompt_ids) == 1:
+                raise InvalidRequestError(
+                    "a prompt of one token has no log-probabilities: nothing stands before it.",
+                    remedy="Leave prompt_logprobs out.",
+                )
         check_integer("top_logprobs", self.top_logprobs, low=0, high=MAX_TOP_LOGPROBS)
 
 
@@ -218,6 +237,15 @@ class Completion:
     """What the first tokens repeat of the prompt; not in `text`."""
     parsed: Any = None
     """The text as the constraint's value (JSON value, model instance, parse tree); None if incomplete."""
+    score: float | None = None
+    """What the search ranked it by, where there was one (beams, best of several)."""
+    weight: float | None = None
+    """Exact sampling: this particle's share of all, from 0 to 1."""
+    log_z: float | None = None
+    """Exact sampling: estimate of the log of the probability that the unconstrained model would have
+    satisfied the constraint within `max_tokens`."""
+    alternatives: tuple[Completion, ...] = ()
+    """The other results of the same prompt (`n`, beams, particles), in the order of their ranks."""
 
     @property
     def raw_logprob(self) -> float:
@@ -238,7 +266,13 @@ class ScoredContinuation:
 
     @property
     def logprob(self) -> float:
+        """The sum, in nats."""
         return math.fsum(self.logprobs)
+
+    @property
+    def mean_logprob(self) -> float:
+        """Per token."""
+        return self.logprob / len(self.logprobs)
 
     @property
     def is_greedy(self) -> bool:
@@ -251,6 +285,26 @@ class ScoreResult:
 
     continuations: tuple[ScoredContinuation, ...]
     usage: Usage
+    prompt: ScoredContinuation | None = None
+    """The prompt's tokens from the second on, if `prompt_logprobs` was asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NextTokens:
+    """The distribution of one next token, before and after a mask.
+
+    Either the k likeliest tokens that the mask allows (fewer if it allows fewer), likeliest first, or the
+    whole vocabulary in the order of the ids.
+    """
+
+    token_ids: NDArray[np.int64]
+    """[k]"""
+    raw_logprobs: NDArray[np.float32]
+    """[k] of the model itself, in nats."""
+    masked_logprobs: NDArray[np.float32]
+    """[k] ``raw_logprobs - log_mass``; -inf where the mask refuses the token."""
+    log_mass: float
+    """Log of the probability that the mask kept; 0 without a mask."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
