@@ -50,7 +50,7 @@ class Session(ABC):
     @property
     @abstractmethod
     def max_tokens(self) -> int:
-        """How many tokens may stand after the prompt: the request's `max_tokens`, or what the context leaves."""
+        """How many tokens may stand after the prompt: the request's, or what the context leaves."""
 
     @property
     @abstractmethod
@@ -105,6 +105,11 @@ class Session(ABC):
     async def logprobs(self, mask: Answer = None, *, k: int | None = None) -> NextTokens:
         """The distribution of the next token under the constraint and `mask`: the `k` likeliest, or the
         whole vocabulary. The text is unchanged."""
+
+    @abstractmethod
+    async def settle(self) -> None:
+        """Score the appended tokens that have no log-probabilities yet; allowed at the end of the text, too.
+        (`step` and `logprobs` do it by the way.)"""
 
     @abstractmethod
     def completion(self, reason: FinishReason | None = None) -> Completion:

@@ -5,29 +5,31 @@ from __future__ import annotations
 import asyncio
 import functools
 import secrets
+from collections.abc import Sequence as Seq
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import TypedDict
 
 import numpy as np
 
 from dcmodel.backend import LoadedEngine
-from dcmodel.constraints import ConstraintCache, watch_stops
+from dcmodel.constraint import Matcher
+from dcmodel.constraints import ConstraintCache, StopMatcher, watch_stops
+from dcmodel.constraints.mask_answers import Answer
 from dcmodel.constraints.mask_function import caller_loop
-from dcmodel.errors import ContextLengthError, DcModelError
+from dcmodel.errors import ContextLengthError, DcModelError, InvalidRequestError
 from dcmodel.local.matching import MatcherMaker
+from dcmodel.local.scores import ScoreJob
+from dcmodel.local.session import LocalSession, checked_look, checked_mask
 from dcmodel.local.stream import LocalStream
+from dcmodel.local.turns import Turns
 from dcmodel.mask import check_token_ids
 from dcmodel.model import DcModel
+from dcmodel.scheduling.look import Look
 from dcmodel.scheduling.scheduler import Scheduler
-from dcmodel.scheduling.sequence import Sequence, Status
-from dcmodel.types import (
-    GenerateRequest,
-    SamplingParams,
-    ScoredContinuation,
-    ScoreRequest,
-    ScoreResult,
-    TopLogprob,
-    Usage,
-)
+from dcmodel.scheduling.sequence import Sequence
+from dcmodel.scheduling.session_sequence import SessionSequence
+from dcmodel.types import GenerateRequest, NextTokens, ScoreRequest, ScoreResult
 
 # Compiling runs outside the interpreter's lock: one rule that takes long holds up no other.
 COMPILE_WORKERS = 16
@@ -41,15 +43,14 @@ class LocalDcModel(DcModel):
     def __init__(self, loaded: LoadedEngine, *, constraints: ConstraintCache | None = None) -> None:
         self.info = loaded.info
         self.tokenizer = loaded.tokenizer
-        self._vocab_size = loaded.engine.capabilities.vocab_size
-        self._max_positions = loaded.engine.capabilities.max_positions
+        self._limits = loaded.engine.capabilities
         self._matchers = MatcherMaker(self.tokenizer, constraints or ConstraintCache())
         self._compilers = ThreadPoolExecutor(COMPILE_WORKERS, thread_name_prefix="dcmodel-compile")
         self._scheduler = Scheduler(loaded.engine, self.tokenizer.vocab_size)
+        self._turns = Turns(self._scheduler)
 
     def generate(self, request: GenerateRequest) -> LocalStream:
-        self._check_prompt(request.prompt_ids)
-        self._check_ids(tuple(request.sampling.logit_bias), "logit_bias token id")
+        self._check_generation(request)
         stream = LocalStream(request, self.tokenizer, self._scheduler)
         if self._matchers.is_ready(request):
             self._start(stream, request)
@@ -58,24 +59,64 @@ class LocalDcModel(DcModel):
         return stream
 
     async def score(self, request: ScoreRequest) -> ScoreResult:
-        for continuation in request.continuations:
-            self._check_prompt(request.prompt_ids, len(continuation) - 1)
-            self._check_ids(continuation, "continuation token id")
         self._check_ids(request.prompt_ids, "prompt token id")
-        sequences = [self._given(request, continuation) for continuation in request.continuations]
-        await self._run(sequences)
+        self._check_ids(tuple(chain.from_iterable(request.continuations)), "continuation token id")
+        longest = max(map(len, request.continuations), default=0)
+        # The last token of a continuation needs no place of its own.
+        if len(request.prompt_ids) + max(longest - 1, 0) > self._limits.max_positions:
+            raise ContextLengthError(
+                f"the prompt of {len(request.prompt_ids)} tokens does not fit the context of "
+                f"{self._limits.max_positions}" + (f" with a continuation of {longest}." if longest else "."),
+                remedy="Shorten it, or use a model with a longer context.",
+            )
+        job = ScoreJob(request, self._limits)
+        await self._turns.run(job.sequences)
+        return job.result()
+
+    async def next_tokens(
+        self,
+        prefixes: Seq[Seq[int]],
+        masks: Seq[Answer] | None = None,
+        k: int | None = None,
+    ) -> list[NextTokens]:
+        if masks is not None and len(masks) != len(prefixes):
+            raise InvalidRequestError(
+                f"there are {len(prefixes)} prefixes and {len(masks)} masks.", remedy="Give one mask each."
+            )
+        sequences: list[SessionSequence] = []
+        looks: list[Look] = []
+        for place, prefix in enumerate(prefixes):
+            request = GenerateRequest(prompt_ids=tuple(prefix), max_tokens=1)
+            self._check_prompt(request.prompt_ids)
+            sequence = self._session_sequence(request, None)
+            looks.append(checked_look(k, self._limits.vocab_size))
+            mask = checked_mask(None if masks is None else masks[place], self.tokenizer.vocab_size)
+            sequence.resume(mask=mask, look=looks[-1])
+            sequences.append(sequence)
+        if sequences:
+            await self._turns.run(sequences)
         for sequence in sequences:
             if sequence.error is not None:
                 raise sequence.error
-        return ScoreResult(
-            continuations=tuple(_scored(sequence) for sequence in sequences),
-            usage=Usage(
-                prompt_tokens=len(request.prompt_ids),
-                cached_tokens=sequences[0].cached_tokens,
-                completion_tokens=sum(map(len, request.continuations)),
-                forced_tokens=0,
-            ),
-        )
+        return [look.found for look in looks if look.found is not None]
+
+    async def session(self, request: GenerateRequest) -> LocalSession:
+        self._check_generation(request)
+        loop = asyncio.get_running_loop()
+        if self._matchers.is_ready(request):
+            matcher = self._matchers.matcher(request)
+        else:
+
+            def compiled() -> Matcher | None:
+                caller_loop.set(loop)
+                return self._matchers.matcher(request)
+
+            matcher = await loop.run_in_executor(self._compilers, compiled)
+        sequence = self._session_sequence(request, matcher)
+        return LocalSession(request, sequence, self.tokenizer, self._limits.vocab_size, self._step)
+
+    async def _step(self, sequence: SessionSequence) -> None:
+        await self._turns.run([sequence])
 
     async def aclose(self) -> None:
         loop = asyncio.get_running_loop()
@@ -110,74 +151,57 @@ class LocalDcModel(DcModel):
 
     def _sequence(self, request: GenerateRequest, loop: asyncio.AbstractEventLoop) -> Sequence:
         caller_loop.set(loop)
+        return Sequence(
+            request.prompt_ids,
+            sampling=request.sampling,
+            matcher=self._matchers.matcher(request),
+            want_logprobs=request.logprobs or request.top_logprobs > 0,
+            **self._bounds(request),
+        )
+
+    def _session_sequence(self, request: GenerateRequest, matcher: Matcher | None) -> SessionSequence:
+        return SessionSequence(
+            request.prompt_ids, sampling=request.sampling, matcher=matcher, **self._bounds(request)
+        )
+
+    def _bounds(self, request: GenerateRequest) -> _Bounds:
         limit = len(request.prompt_ids) + request.max_tokens
         stop = None
         if request.stop:
             skip = len(request.healed.encode())
             stop = watch_stops(request.stop, self.tokenizer, include=request.include_stop, skip=skip)
-        return Sequence(
-            request.prompt_ids,
-            sampling=request.sampling,
+        return _Bounds(
             seed=secrets.randbits(64) if request.sampling.seed is None else request.sampling.seed,
-            limit=min(limit, self._max_positions),
-            limit_reason="max_tokens" if limit <= self._max_positions else "context",
+            limit=min(limit, self._limits.max_positions),
+            limit_reason="max_tokens" if limit <= self._limits.max_positions else "context",
             eos_token_ids=frozenset() if request.ignore_eos else frozenset(self.tokenizer.eos_token_ids),
-            matcher=self._matchers.matcher(request),
             stop=stop,
-            want_logprobs=request.logprobs or request.top_logprobs > 0,
             top_logprobs=request.top_logprobs,
         )
 
-    def _given(self, request: ScoreRequest, continuation: tuple[int, ...]) -> Sequence:
-        return Sequence(
-            request.prompt_ids,
-            sampling=SamplingParams(),
-            seed=0,
-            limit=len(request.prompt_ids) + len(continuation),
-            top_logprobs=request.top_logprobs,
-            given=continuation,
-        )
+    def _check_generation(self, request: GenerateRequest) -> None:
+        self._check_prompt(request.prompt_ids)
+        self._check_ids(tuple(request.sampling.logit_bias), "logit_bias token id")
 
-    async def _run(self, sequences: list[Sequence]) -> None:
-        """Wait until all are finished; if the caller goes away, they are cancelled."""
-        loop = asyncio.get_running_loop()
-        news = asyncio.Event()
-        for sequence in sequences:
-            sequence.loop = loop
-            sequence.notify = news.set
-        try:
-            self._scheduler.submit(sequences)
-            while any(sequence.status is not Status.FINISHED for sequence in sequences):
-                await news.wait()
-                news.clear()
-        except asyncio.CancelledError:
-            for sequence in sequences:
-                self._scheduler.cancel(sequence)
-            raise
-
-    def _check_prompt(self, prompt_ids: tuple[int, ...], more: int = 0) -> None:
+    def _check_prompt(self, prompt_ids: tuple[int, ...]) -> None:
         self._check_ids(prompt_ids, "prompt token id")
-        length = len(prompt_ids) + more
-        if length >= self._max_positions + (more > 0):
+        if len(prompt_ids) >= self._limits.max_positions:
             raise ContextLengthError(
-                f"the prompt of {len(prompt_ids)} tokens does not fit the context of {self._max_positions}"
-                + (f" with a continuation of {more + 1}." if more else " with room for an answer."),
+                f"the prompt of {len(prompt_ids)} tokens does not fit the context of "
+                f"{self._limits.max_positions} with room for an answer.",
                 remedy="Shorten it, or use a model with a longer context.",
             )
 
     def _check_ids(self, ids: tuple[int, ...], what: str) -> None:
-        check_token_ids(np.asarray(ids, dtype=np.int64), self._vocab_size, what=what)
+        check_token_ids(np.asarray(ids, dtype=np.int64), self._limits.vocab_size, what=what)
 
 
-def _scored(sequence: Sequence) -> ScoredContinuation:
-    tops = [record[3] for record in sequence.records]
-    return ScoredContinuation(
-        token_ids=tuple(sequence.token_ids[sequence.prompt_length :]),
-        logprobs=tuple(record[0] for record in sequence.records),
-        ranks=tuple(sequence.ranks),
-        top_logprobs=tuple(
-            tuple(TopLogprob(token_id, logprob) for token_id, logprob in zip(*top, strict=True))
-            for top in tops
-            if top is not None
-        ),
-    )
+class _Bounds(TypedDict):
+    """Where a sequence ends, and what else it takes from its request as it is."""
+
+    seed: int
+    limit: int
+    limit_reason: str
+    eos_token_ids: frozenset[int]
+    stop: StopMatcher | None
+    top_logprobs: int

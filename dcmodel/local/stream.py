@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
-from dcmodel.constraints.canonical import CanonicalMatcher
 from dcmodel.errors import DcModelError
+from dcmodel.local.completion import completion_of, token_logprobs
 from dcmodel.local.text import TextAssembler
 from dcmodel.model import GenerateStream
 from dcmodel.scheduling.scheduler import Scheduler
-from dcmodel.scheduling.sequence import LogprobRecord, Sequence, Status, TopRow
-from dcmodel.types import (
-    Certificate,
-    Completion,
-    FinishReason,
-    GenerateRequest,
-    TokenLogprobs,
-    TokenStep,
-    TopLogprob,
-    Usage,
-)
+from dcmodel.scheduling.sequence import Sequence, Status
+from dcmodel.types import Completion, GenerateRequest, TokenStep
 from dctokenizers import Tokenizer
 
 
@@ -136,79 +126,15 @@ class LocalStream(GenerateStream):
             token_id=token_id,
             text=text,
             forced=sequence.forced[place],
-            logprobs=_logprobs(sequence.records[place]) if sequence.want_logprobs else None,
+            logprobs=token_logprobs(sequence.records[place]) if sequence.want_logprobs else None,
             finish_reason=ending[0] if ending is not None and is_last else None,
         )
 
     def _complete(self) -> Completion:
-        sequence, request = self._sequence, self._request
+        sequence = self._sequence
         assert sequence is not None
-        output = tuple(sequence.token_ids[sequence.prompt_length : sequence.ready])
         is_whole = sequence.ending is not None and sequence.ready == len(sequence.token_ids)
-        if sequence.ending is not None and is_whole:
-            finish_reason, stop_reason = sequence.ending
-        else:
-            finish_reason, stop_reason = FinishReason.CANCELLED, "cancelled"
+        if not is_whole:
             self._parts.append(self._text.finish(sequence.releasable_bytes))
-        text = "".join(self._parts)
-        valid = self._is_valid(sequence, text) if is_whole else False
-        parsed: Any = None
-        if request.constraint is not None and valid:
-            parsed = request.constraint.parse(text)
-        forced = tuple(sequence.forced[: len(output)])
-        return Completion(
-            text=text,
-            token_ids=output,
-            finish_reason=finish_reason,
-            stop_reason=stop_reason,
-            logprobs=tuple(map(_logprobs, sequence.records)) if sequence.want_logprobs else None,
-            forced=forced,
-            usage=Usage(
-                prompt_tokens=sequence.prompt_length,
-                cached_tokens=sequence.cached_tokens,
-                completion_tokens=len(output),
-                forced_tokens=sum(forced),
-            ),
-            certificate=_certificate(sequence, valid if request.constraint is not None else None),
-            healed=request.healed,
-            parsed=parsed,
-        )
-
-    def _is_valid(self, sequence: Sequence, text: str) -> bool:
-        """Whether the text is a complete match; a stop string may have cut it where it is none."""
-        matcher = sequence.matcher
-        if matcher is None:
-            return True
-        if sequence.stop is None or sequence.stop.matched is None:
-            return matcher.is_accepting
-        matcher.rollback(sequence.output_length)
-        if isinstance(matcher, CanonicalMatcher):  # validity is a matter of text
-            matcher = matcher.rule
-        cut = self._tokenizer.encode(self._request.healed + text)
-        return matcher.advance(cut) == len(cut) and matcher.is_accepting
-
-
-def _certificate(sequence: Sequence, valid: bool | None) -> Certificate:
-    if sequence.matcher is not None and sequence.matcher.was_narrowed:
-        detail = "a token was refused for which the search for a complete text ended without an answer"
-        return Certificate(valid=valid, exact=False, detail=detail)
-    return Certificate(valid=valid, exact=True)
-
-
-def _logprobs(record: LogprobRecord) -> TokenLogprobs:
-    raw, masked, mass, top_raw, top_masked = record
-    return TokenLogprobs(
-        raw_logprob=raw,
-        masked_logprob=masked,
-        log_mass=mass,
-        top_raw=_top(top_raw),
-        top_masked=_top(top_masked),
-    )
-
-
-def _top(row: TopRow | None) -> tuple[TopLogprob, ...]:
-    if row is None:
-        return ()
-    return tuple(
-        TopLogprob(token_id, logprob) for token_id, logprob in zip(*row, strict=True) if token_id >= 0
-    )
+        ending = sequence.ending if is_whole else None
+        return completion_of(sequence, self._request, self._tokenizer, "".join(self._parts), ending)

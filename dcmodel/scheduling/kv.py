@@ -8,6 +8,9 @@ from dcmodel.scheduling.sequence import Sequence
 
 # Copying or waiting for fewer shared tokens than this costs more than computing them.
 MIN_SHARED = 8
+# An idle entry is taken over, not copied, where no more than so many tokens of it are lost by that: the last
+# one of a prompt that is asked about again, the token that a session took back.
+MAX_LOST = 1
 # Room that a sequence gets beyond its present length, if it may grow that far.
 HEADROOM = 128
 
@@ -39,11 +42,12 @@ class KVManager:
         match = self._cache.match(sequence.token_ids[:usable])
         reuse = match.available if match is not None else 0
         donor = match.entry if match is not None and reuse else None
-        if donor is not None and donor.idle and len(donor.token_ids) == reuse:
+        if donor is not None and donor.idle and len(donor.token_ids) - reuse <= MAX_LOST:
             return self._take_over(sequence, donor, reuse)
         if reuse < MIN_SHARED:
             donor, reuse = None, 0
         length = min(len(sequence.token_ids) + HEADROOM, max(sequence.limit, len(sequence.token_ids)))
+        length = max(length, sequence.room)
         handle = self._allocate(length, keep=donor)
         if handle is None and donor is not None and donor.idle:
             return self._take_over(sequence, donor, reuse)
@@ -53,11 +57,12 @@ class KVManager:
             self._cache.touch(donor)
             self._engine.copy(donor.handle, handle, reuse)
         self._begin(sequence, handle, reuse)
+        sequence.is_copy = donor is not None
         return True
 
     def grow(self, sequence: Sequence) -> bool:
         """Room for everything that the sequence's next step adds; evicts idle prefixes as needed."""
-        while not self._engine.reserve(sequence.handle, sequence.end):
+        while not self._engine.reserve(sequence.handle, sequence.room):
             if not self._evict(None):
                 return False
         return True
@@ -73,8 +78,7 @@ class KVManager:
         entry = sequence.entry
         if entry is None:
             return
-        is_copy = sequence.is_scoring and sequence.cached_tokens >= sequence.prompt_length - 1
-        if sequence.error is not None or is_copy or not sequence.computed:
+        if sequence.error is not None or sequence.leaves_nothing_new or not sequence.computed:
             self.release(sequence)
         else:
             self._cache.retire(entry, sequence.token_ids[: sequence.computed])

@@ -24,3 +24,12 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     values = (values ^ (values >> np.uint64(30))) * _MIX_1
     values = (values ^ (values >> np.uint64(27))) * _MIX_2
     return values ^ (values >> np.uint64(31))
+
+
+def child_seed(seed: int, number: int) -> int:
+    """The seed of the `number`-th fork of a sequence."""
+    with np.errstate(over="ignore"):
+        mixed = _mix(np.array([seed], dtype=np.uint64) + _GOLDEN) ^ _mix(
+            np.array([number], dtype=np.uint64) * _MIX_1
+        )
+    return int(_mix(mixed)[0])

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 from queue import Empty, SimpleQueue
 
-from dcmodel.engine import Engine, GenerateBatch, Span
+from dcmodel.engine import Capabilities, Engine, GenerateBatch
 from dcmodel.errors import DcModelError, EngineError, ModelClosedError, OverloadedError
 from dcmodel.scheduling.kv import KVManager
 from dcmodel.scheduling.notify import notify_loops
@@ -34,7 +34,8 @@ class Scheduler:
         self._engine = engine
         self._kv = KVManager(engine)
         self._step = Step(engine, max(vocab_size, engine.capabilities.vocab_size))
-        self._inbox: SimpleQueue[Sequence | None] = SimpleQueue()
+        # What was submitted together arrives together; None: something was cancelled.
+        self._inbox: SimpleQueue[list[Sequence] | None] = SimpleQueue()
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         # Thousands may wait: the line is searched only when somebody in it may have to go.
@@ -56,8 +57,7 @@ class Scheduler:
                     f"{len(self._waiting)} requests are waiting, the limit is {self._max_waiting}.",
                     remedy="Try again later.",
                 )
-            for sequence in batch:
-                self._inbox.put(sequence)
+            self._inbox.put(batch)
 
     def cancel(self, sequence: Sequence) -> None:
         """End a sequence within one step; nothing happens to one that has ended."""
@@ -111,11 +111,13 @@ class Scheduler:
             except Empty:
                 return
 
-    def _accept(self, sequence: Sequence | None) -> None:
-        if sequence is not None:
-            self._waiting.append(sequence)
-        # None: something was cancelled. A sequence may also be complete when it arrives.
-        self._must_search_waiting |= sequence is None or sequence.is_complete
+    def _accept(self, arrivals: list[Sequence] | None) -> None:
+        if arrivals is None:
+            self._must_search_waiting = True
+            return
+        self._waiting.extend(arrivals)
+        # A sequence may be complete when it arrives.
+        self._must_search_waiting |= any(sequence.is_complete for sequence in arrivals)
 
     def step(self) -> None:
         """One forward for everything that can go on."""
@@ -131,29 +133,17 @@ class Scheduler:
         """Decoding sequences first, then prompts that were begun, then new ones, within the budget."""
         self._make_room_to_grow()
         self._running.sort(key=_is_prefilling)  # stable: oldest first among equals
-        batch = GenerateBatch()
-        active: list[Sequence] = []
-        budget = self._engine.capabilities.max_batch_tokens
+        plan = _Plan(self._engine.capabilities)
         for sequence in self._running:
-            budget -= self._add_span(batch, active, sequence, budget)
-        if self._waiting and budget > 0:
-            self._admit(batch, active, budget)
-        return batch, active
+            plan.add(sequence)
+        if self._waiting:
+            self._admit(plan)
+        return plan.batch, plan.active
 
-    def _add_span(self, batch: GenerateBatch, active: list[Sequence], sequence: Sequence, budget: int) -> int:
-        start = sequence.computed
-        count = min(sequence.end - start, budget)
-        if count <= 0:
-            return 0
-        token_ids = sequence.token_ids[start : start + count]
-        batch.spans.append(Span(sequence.handle, start, token_ids, sequence.wanted(count)))
-        active.append(sequence)
-        return count
-
-    def _admit(self, batch: GenerateBatch, active: list[Sequence], budget: int) -> None:
+    def _admit(self, plan: _Plan) -> None:
         """Give waiting sequences KV, first come first served; one that waits for a prefix is passed over."""
         passed: list[Sequence] = []
-        while self._waiting and budget > 0 and len(passed) < ADMISSION_WINDOW:
+        while self._waiting and plan.has_room and len(passed) < ADMISSION_WINDOW:
             sequence = self._waiting.popleft()
             if self._kv.must_wait_for_prefix(sequence):
                 passed.append(sequence)
@@ -171,7 +161,7 @@ class Scheduler:
                 continue
             sequence.status = Status.RUNNING
             self._running.append(sequence)
-            budget -= self._add_span(batch, active, sequence, budget)
+            plan.add(sequence)
         self._waiting.extendleft(reversed(passed))
 
     def _make_room_to_grow(self) -> None:
@@ -209,6 +199,29 @@ class Scheduler:
         for sequence in finished:
             sequence.status = Status.FINISHED
         return finished
+
+
+class _Plan:
+    """A batch in the making, and the tokens and rows of logits that it may still get."""
+
+    def __init__(self, limits: Capabilities) -> None:
+        self.batch = GenerateBatch()
+        self.active: list[Sequence] = []
+        self._tokens = limits.max_batch_tokens
+        self._rows = limits.max_batch_rows
+
+    @property
+    def has_room(self) -> bool:
+        return self._tokens > 0 and self._rows > 0
+
+    def add(self, sequence: Sequence) -> None:
+        """What fits of the sequence's next step."""
+        span = sequence.span(self._tokens, self._rows)
+        if span is not None:
+            self.batch.spans.append(span)
+            self.active.append(sequence)
+            self._tokens -= span.num_tokens
+            self._rows -= span.num_rows
 
 
 def _is_prefilling(sequence: Sequence) -> bool:

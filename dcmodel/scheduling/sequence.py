@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 
 from dcmodel.constraint import Matcher
 from dcmodel.constraints import StopMatcher
+from dcmodel.engine import Span
 from dcmodel.errors import ConstraintRuntimeError, DcModelError, DeadEndError
+from dcmodel.mask import TokenMask
 from dcmodel.scheduling.adjustments import LogitAdjustments
+from dcmodel.scheduling.look import Look
 from dcmodel.scheduling.prefix_cache import Entry
 from dcmodel.types import FinishReason, SamplingParams
 
@@ -72,6 +75,8 @@ class Sequence:
         self.entry: Entry | None = None
         self.computed = 0
         self.cached_tokens = 0
+        self.is_copy = False
+        """Its beginning was copied from another sequence's KV."""
         self.prefill_length = self.prompt_length
         self.deferred_on: tuple[Entry, int] | None = None
 
@@ -102,6 +107,10 @@ class Sequence:
         self.is_armed = False
         """Whether a consumer waits for the next token (and not only for the end)."""
 
+        self.mask: TokenMask | None = None
+        """A caller's own mask for the next token, on top of the constraint."""
+        self.look: Look | None = None
+        """Show the distribution of the next token instead of drawing it."""
         self.is_scoring = bool(given)
         if given:
             self.ending = (FinishReason.STOP, "given")
@@ -141,6 +150,26 @@ class Sequence:
         return len(self.token_ids) - (self.ending is not None)
 
     @property
+    def room(self) -> int:
+        """How many tokens of KV its next step takes."""
+        return self.end
+
+    @property
+    def is_masked(self) -> bool:
+        return self.matcher is not None or self.mask is not None
+
+    @property
+    def shown_logprobs(self) -> int:
+        """How many likeliest tokens are wanted of its next row."""
+        return self.top_logprobs if self.look is None else self.look.k or 0
+
+    @property
+    def leaves_nothing_new(self) -> bool:
+        """Whether its KV is of no use to others when it has ended: a prompt that somebody else has as well,
+        behind which tokens were only scored."""
+        return self.is_scoring and self.is_copy and self.cached_tokens >= self.prompt_length - 1
+
+    @property
     def is_prefilling(self) -> bool:
         return self.computed < self.prefill_length
 
@@ -151,12 +180,17 @@ class Sequence:
             return True
         return self.ending is not None and self.ready == len(self.token_ids)
 
-    def wanted(self, count: int) -> range:
-        """Offsets, among the next `count` tokens to compute, whose logits are needed.
+    def span(self, max_tokens: int, max_rows: int) -> Span | None:
+        """What of it the next forward computes, within these bounds; None: nothing.
 
-        Row p predicts token p + 1: it is needed where that token is not final yet, or to be drawn.
+        Row p predicts token p + 1: its logits are wanted where that token is not final yet, or to be drawn.
         """
-        return range(max(self.ready - 1 - self.computed, 0), count)
+        start = self.computed
+        first_wanted = max(self.ready - 1 - start, 0)
+        count = min(self.end - start, max_tokens, first_wanted + max_rows)
+        if count <= 0:
+            return None
+        return Span(self.handle, start, self.token_ids[start : start + count], range(first_wanted, count))
 
     # -- transitions -------------------------------------------------------------------------------
 
@@ -176,9 +210,7 @@ class Sequence:
             self.ending = (FinishReason.STOP, "eos")
         else:
             self._end_or_go_on()
-            self._append_forced()
-            if self.matcher is not None and self.matcher.is_spent:
-                self.matcher = None
+            self._go_on_without_the_model()
         # Last, because readers in other threads take `ready` to mean that all the rest is in place.
         self.ready = ready if self.want_logprobs else len(self.token_ids)
         return True
@@ -208,26 +240,30 @@ class Sequence:
         if self.matcher is None or not self.holds_back or drawn is None or self.backtracks == MAX_BACKTRACKS:
             raise error
         self.backtracks += 1
-        self.is_cornered = False
         place = self.prompt_length + drawn
-        count = len(self.token_ids) - place
-        self.matcher.rollback(count)
-        if self.stop is not None:
-            self.stop.rollback(count)
+        token_id = self.token_ids[place]
+        self.take_back(len(self.token_ids) - place)
+        self.banned.setdefault(place, set()).add(token_id)
+        self.must_restart = True
+
+    def take_back(self, count: int) -> None:
+        """Drop the last `count` tokens, of the output only."""
+        place = len(self.token_ids) - count
+        drawn = place - self.prompt_length
+        if self.matcher is not None:
+            self.matcher.rollback(count)
+        if self.stop is not None:  # it never saw the token that ended the text
+            self.stop.rollback(count - (self.ending is not None and self.ending[1] == "eos"))
+        self.is_cornered = False
         self.banned = {where: tokens for where, tokens in self.banned.items() if where <= place}
-        self.banned.setdefault(place, set()).add(self.token_ids[place])
         del self.token_ids[place:]
         del self.forced[drawn:]
         del self.records[drawn:]
         del self.ranks[drawn:]
         self.ready = min(self.ready, place)
-        self.adjustments = LogitAdjustments.for_request(
-            tuple(self.token_ids[: self.prompt_length]), self.sampling
-        )
-        if self.adjustments is not None:
-            for token_id in self.token_ids[self.prompt_length :]:
-                self.adjustments.add(token_id)
-        self.must_restart = True
+        self.ending = None
+        self._note_releasable()
+        self._count_anew()
 
     def score(self, record: LogprobRecord, rank: int) -> None:
         """Record the log-probabilities of the first given or forced token that has none yet."""
@@ -242,6 +278,22 @@ class Sequence:
         self.entry = None
         self.computed = 0
         self.prefill_length = self.end
+
+    # -- how text grows ----------------------------------------------------------------------------
+
+    def _count_anew(self) -> None:
+        """What penalties count, from the tokens as they are now."""
+        self.adjustments = LogitAdjustments.for_request(
+            tuple(self.token_ids[: self.prompt_length]), self.sampling
+        )
+        if self.adjustments is not None:
+            for token_id in self.token_ids[self.prompt_length :]:
+                self.adjustments.add(token_id)
+
+    def _go_on_without_the_model(self) -> None:
+        self._append_forced()
+        if self.matcher is not None and self.matcher.is_spent:
+            self.matcher = None
 
     def _append_forced(self) -> None:
         if self.matcher is None or self.ending is not None:
@@ -271,10 +323,14 @@ class Sequence:
                 self.releasable_bytes = self.stop.cut
                 self.ending = (FinishReason.STOP, f"stop:{self.stop.matched}")
                 return
-            self.releasable_bytes = self.stop.length - self.stop.held
-        if self.matcher is not None and (end := self.matcher.releasable) is not None:
-            self.releasable_bytes = end if self.stop is None else min(end, self.stop.length - self.stop.held)
+        self._note_releasable()
         if self.matcher is not None and self.matcher.is_finished:
             self.ending = (FinishReason.STOP, "constraint")
         elif len(self.token_ids) >= self.limit:
             self.ending = (FinishReason.LENGTH, self.limit_reason)
+
+    def _note_releasable(self) -> None:
+        self.releasable_bytes = None if self.stop is None else self.stop.length - self.stop.held
+        if self.matcher is not None and (end := self.matcher.releasable) is not None:
+            shown = self.releasable_bytes
+            self.releasable_bytes = end if shown is None else min(end, shown)

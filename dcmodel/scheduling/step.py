@@ -20,9 +20,13 @@ from dcmodel.errors import (
 from dcmodel.logits import Floats, Ints, LogitRows, SampledRows, SamplePlan, ScoredRows
 from dcmodel.mask import row_from_ids
 from dcmodel.scheduling.adjustments import bias_triples, repetition_triples
+from dcmodel.scheduling.candidates import CandidateSequence
+from dcmodel.scheduling.look import likeliest, whole_vocabulary
 from dcmodel.scheduling.mask_filler import Failures, MaskFiller
 from dcmodel.scheduling.randomness import SEED_MASK, uniforms
 from dcmodel.scheduling.sequence import LogprobRecord, Sequence, TopRow
+from dcmodel.scheduling.tree_scores import TreeScores, score_trees
+from dcmodel.types import NextTokens
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +43,8 @@ class _Work:
     scoring: list[Sequence] = field(default_factory=list)
     score_rows: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
+    trees: list[tuple[CandidateSequence, int]] = field(default_factory=list)
+    """Each with its first row."""
 
 
 class Step:
@@ -56,9 +62,11 @@ class Step:
         try:
             rows = self._engine.forward(batch)
             bitmask, failures = self._masks.finish(len(work.drawing))
-            _ban(work.drawing, bitmask)
+            _restrict(work.drawing, bitmask)
             sampled = rows.sample(_sample_plan(work, bitmask)) if work.drawing else None
+            seen = _look(rows, work, bitmask)
             scored = _score(rows, work) if work.scoring else None
+            trees = score_trees(rows, work.trees)
         except Exception as error:
             self._masks.finish(0)
             self._run_alone(batch, active, error)
@@ -69,8 +77,10 @@ class Step:
             sequence.entry.computed = sequence.computed
         if scored is not None:
             _commit_scored(work, scored)
+        for (tree, _), tree_scores in zip(work.trees, trees, strict=True):
+            _commit_tree(tree, tree_scores)
         if sampled is not None:
-            refused = _commit_sampled(work, sampled, failures)
+            refused = _commit_sampled(work, sampled, failures, seen)
             if refused:
                 _draw_again(rows, work, bitmask, refused)
 
@@ -91,6 +101,10 @@ def _collect(batch: GenerateBatch, active: list[Sequence]) -> _Work:
     work = _Work()
     row = 0
     for span, sequence in zip(batch.spans, active, strict=True):
+        if isinstance(sequence, CandidateSequence):
+            work.trees.append((sequence, row))
+            row += span.num_rows
+            continue
         last = len(sequence.token_ids) - 1
         for offset in span.wanted:
             position = span.start + offset
@@ -105,9 +119,17 @@ def _collect(batch: GenerateBatch, active: list[Sequence]) -> _Work:
     return work
 
 
-def _ban(sequences: Seq[Sequence], bitmask: NDArray[np.int32]) -> None:
-    """Take out of the masks what is known to lead nowhere."""
+def _restrict(sequences: Seq[Sequence], bitmask: NDArray[np.int32]) -> None:
+    """Take out of the masks what the caller's own mask of a step refuses, and what leads nowhere."""
     for row, sequence in enumerate(sequences):
+        if sequence.mask is not None:
+            words = sequence.mask.bits
+            if sequence.matcher is None:
+                bitmask[row] = 0
+                bitmask[row, : len(words)] = words
+            else:
+                bitmask[row, : len(words)] &= words
+                bitmask[row, len(words) :] = 0
         if sequence.banned:
             for token_id in sequence.banned.get(len(sequence.token_ids), ()):
                 bitmask[row, token_id // 32] &= ~np.uint32(1 << token_id % 32).view(np.int32)
@@ -124,12 +146,12 @@ def _draw_again(rows: LogitRows, work: _Work, bitmask: NDArray[np.int32], refuse
             drawing=[work.drawing[row] for row in refused], draw_rows=[work.draw_rows[row] for row in refused]
         )
         bitmask = bitmask[refused]
-        _ban(again.drawing, bitmask)
         for row, sequence in enumerate(again.drawing):
             if sequence.is_cornered or attempt == MAX_DRAWS:
                 _leave_ways_out(sequence, bitmask[row])
+        _restrict(again.drawing, bitmask)
         sampled = rows.sample(_sample_plan(again, bitmask, attempt))
-        refused = _commit_sampled(again, sampled, {})
+        refused = _commit_sampled(again, sampled, {}, {})
         work = again
         if not refused:
             return
@@ -154,7 +176,7 @@ def _sample_plan(work: _Work, bitmask: NDArray[np.int32], attempt: int = 0) -> S
     return SamplePlan(
         rows=np.array(work.draw_rows, dtype=np.int64),
         bitmask=bitmask,
-        is_masked=np.array([sequence.matcher is not None for sequence in sequences]),
+        is_masked=np.array([sequence.is_masked for sequence in sequences]),
         temperature=temperature,
         top_k=np.array([item.top_k for item in params], dtype=np.int64),
         top_p=np.array([item.top_p for item in params], dtype=np.float32),
@@ -163,7 +185,7 @@ def _sample_plan(work: _Work, bitmask: NDArray[np.int32], attempt: int = 0) -> S
         repetition=repetition_triples(adjustments, params),
         bias=bias_triples(adjustments),
         want_logprobs=any(sequence.want_logprobs for sequence in sequences),
-        top_logprobs=max(sequence.top_logprobs for sequence in sequences),
+        top_logprobs=max(sequence.shown_logprobs for sequence in sequences),
     )
 
 
@@ -175,8 +197,26 @@ def _uniform(sequences: Seq[Sequence], attempt: int) -> NDArray[np.float64]:
     return uniforms(seeds, places)
 
 
-def _commit_sampled(work: _Work, sampled: SampledRows, failures: Failures) -> list[int]:
-    """Commit what was drawn; the places in `work` whose token the constraint refused."""
+def _look(rows: LogitRows, work: _Work, bitmask: NDArray[np.int32]) -> dict[int, NextTokens]:
+    """The whole distributions that are wanted, by place in `work`."""
+    places = [
+        place
+        for place, sequence in enumerate(work.drawing)
+        if sequence.look is not None and sequence.look.k is None
+    ]
+    if not places:
+        return {}
+    logprobs = rows.log_softmax(np.array([work.draw_rows[place] for place in places], dtype=np.int64))
+    return {
+        place: whole_vocabulary(row, bitmask[place] if work.drawing[place].is_masked else None)
+        for place, row in zip(places, logprobs, strict=True)
+    }
+
+
+def _commit_sampled(
+    work: _Work, sampled: SampledRows, failures: Failures, seen: dict[int, NextTokens]
+) -> list[int]:
+    """Commit what was drawn or looked at; the places in `work` whose token the constraint refused."""
     refused: list[int] = []
     token_ids, is_finite, has_choice = (
         sampled.token_ids.tolist(),
@@ -199,6 +239,13 @@ def _commit_sampled(work: _Work, sampled: SampledRows, failures: Failures) -> li
                 refused.append(row)
                 continue
             error = DeadEndError("the constraint allows no token that the model can give here.")
+        if error is None and sequence.look is not None:
+            if row in seen:
+                sequence.look.found = seen[row]
+            else:
+                ids, logprobs = _top_row(sampled.top_masked, row, sequence.look.k or 0) or ([], [])
+                sequence.look.found = likeliest(ids, logprobs, mass[row])
+            continue
         if error is None:
             record: LogprobRecord | None = None
             if sequence.want_logprobs:
@@ -251,6 +298,16 @@ def _commit_scored(work: _Work, scored: ScoredRows) -> None:
         masked_top = ([work.targets[row]], [0.0]) if top else None
         record = (logprobs[row], 0.0, logprobs[row], _top_row(scored.top, row, top), masked_top)
         sequence.score(record, ranks[row])
+
+
+def _commit_tree(sequence: CandidateSequence, scores: TreeScores) -> None:
+    if not scores.is_finite:
+        sequence.error = _non_finite(sequence)
+    elif sequence.error is None:
+        sequence.take(scores.edges, scores.logprobs, scores.ranks)
+        if sequence.top_logprobs:
+            count = sequence.top_logprobs
+            sequence.tree.take_tops(scores.top_edges, scores.top[0][:, :count], scores.top[1][:, :count])
 
 
 def _score(rows: LogitRows, work: _Work) -> ScoredRows:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dcmodel.backend import LoadedEngine
-from dcmodel.engine import Capabilities, Engine, GenerateBatch
+from dcmodel.engine import Branches, Capabilities, Engine, GenerateBatch
 from dcmodel.sampler import NumpyLogitRows
 from dcmodel.types import ModelInfo
 
@@ -41,6 +41,8 @@ class FakeEngine(Engine):
     max_sequences: int = 16
     kv_tokens: int = 4096
     max_batch_tokens: int = 256
+    max_branch_tokens: int = 64
+    max_batch_rows: int = 1024
     nan_token: int = -1
     """A context that holds this token gives NaN."""
     crash_token: int = -1
@@ -59,6 +61,8 @@ class FakeEngine(Engine):
             max_sequences=self.max_sequences,
             kv_tokens=self.kv_tokens,
             max_batch_tokens=self.max_batch_tokens,
+            max_branch_tokens=self.max_branch_tokens,
+            max_batch_rows=self.max_batch_rows,
         )
 
     def allocate(self, length: int) -> int | None:
@@ -94,13 +98,16 @@ class FakeEngine(Engine):
 
     def forward(self, batch: GenerateBatch) -> NumpyLogitRows:
         assert 0 < batch.num_tokens <= self.max_batch_tokens
+        assert batch.num_rows <= self.max_batch_rows
         assert len({span.sequence for span in batch.spans}) == len(batch.spans)
         for span in batch.spans:
             held = self.sequences[span.sequence]
             assert span.start == len(held), "positions must follow"
-            assert span.start + len(span.token_ids) <= self.capacity[span.sequence], "no room was reserved"
+            assert span.start + span.num_tokens <= self.capacity[span.sequence], "no room was reserved"
             assert list(span.wanted) == sorted(set(span.wanted))
-            if self.crash_token in span.token_ids:
+            grown = span.branches.token_ids if span.branches is not None else []
+            assert len(grown) <= self.max_branch_tokens
+            if self.crash_token in [*span.token_ids, *grown]:
                 raise RuntimeError("the engine crashed")
         rows = []
         for span in batch.spans:
@@ -109,10 +116,23 @@ class FakeEngine(Engine):
             for offset, token_id in enumerate(span.token_ids):
                 held.append(token_id)
                 if offset in wanted:
-                    row = self.model.logits(held)
-                    rows.append(np.full_like(row, np.nan) if self.nan_token in held else row)
+                    rows.append(self._row(held))
+            if span.branches is not None:
+                rows.extend(self._branch_rows(held, span.branches))
         self.batches.append(batch)
         return NumpyLogitRows(np.array(rows, dtype=np.float32).reshape(-1, self.model.vocab_size))
+
+    def _row(self, context: list[int]) -> np.ndarray:
+        row = self.model.logits(context)
+        return np.full_like(row, np.nan) if self.nan_token in context else row
+
+    def _branch_rows(self, held: list[int], branches: Branches) -> list[np.ndarray]:
+        paths: list[list[int]] = []
+        for place, (token_id, parent) in enumerate(zip(branches.token_ids, branches.parents, strict=True)):
+            assert -1 <= parent < place, "a token comes after its parent"
+            paths.append([*(paths[parent] if parent >= 0 else held), token_id])
+        assert list(branches.wanted) == sorted(set(branches.wanted))
+        return [self._row(paths[offset]) for offset in branches.wanted]
 
     def close(self) -> None:
         self.closed = True

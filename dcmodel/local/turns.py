@@ -1,0 +1,54 @@
+"""Everything that one event loop asks in one turn goes to the scheduler together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence as Seq
+from weakref import WeakKeyDictionary
+
+from dcmodel.errors import DcModelError
+from dcmodel.scheduling.scheduler import Scheduler
+from dcmodel.scheduling.sequence import Sequence, Status
+
+
+class Turns:
+    """Runs sequences to their end, or to the end of their step. Tasks that were started together
+    (``asyncio.gather``) share the first forward; nobody waits for a timer."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._waiting: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Sequence]] = WeakKeyDictionary()
+
+    async def run(self, sequences: Seq[Sequence]) -> None:
+        """Wait until all are finished; if the caller goes away, they are cancelled.
+
+        Errors are left in the sequences.
+        """
+        loop = asyncio.get_running_loop()
+        news = asyncio.Event()
+        for sequence in sequences:
+            sequence.loop = loop
+            sequence.notify = news.set
+        waiting = self._waiting.setdefault(loop, [])
+        if not waiting:
+            loop.call_soon(self._submit, loop)
+        waiting.extend(sequences)
+        try:
+            while any(sequence.status is not Status.FINISHED for sequence in sequences):
+                await news.wait()
+                news.clear()
+        except asyncio.CancelledError:
+            for sequence in sequences:
+                self._scheduler.cancel(sequence)
+            raise
+
+    def _submit(self, loop: asyncio.AbstractEventLoop) -> None:
+        sequences = self._waiting.pop(loop)
+        try:
+            self._scheduler.submit(sequences)
+        except DcModelError as error:
+            for sequence in sequences:
+                sequence.error = error
+                sequence.status = Status.FINISHED
+                if sequence.notify is not None:
+                    sequence.notify()

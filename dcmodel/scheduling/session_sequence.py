@@ -1,0 +1,118 @@
+"""The sequence behind a session: it comes back to its owner after each step."""
+
+from __future__ import annotations
+
+from copy import copy
+
+from dcmodel.constraint import Matcher
+from dcmodel.constraints import StopMatcher
+from dcmodel.errors import ConstraintViolationError
+from dcmodel.mask import TokenMask
+from dcmodel.scheduling.look import Look
+from dcmodel.scheduling.sequence import LogprobRecord, Sequence, Status
+from dcmodel.types import FinishReason, SamplingParams
+
+
+class SessionSequence(Sequence):
+    """Between its steps it is out of the scheduler, holds no KV, and belongs to the session alone.
+
+    The session extends it, takes tokens back and forks it; `resume` makes it ready to be submitted for one
+    more step. What the constraint forces is appended by the session, if it likes.
+    """
+
+    def __init__(
+        self,
+        prompt_ids: tuple[int, ...],
+        *,
+        sampling: SamplingParams,
+        seed: int,
+        limit: int,
+        limit_reason: str = "max_tokens",
+        eos_token_ids: frozenset[int] = frozenset(),
+        matcher: Matcher | None = None,
+        stop: StopMatcher | None = None,
+        top_logprobs: int = 0,
+    ) -> None:
+        """As of `Sequence`."""
+        super().__init__(
+            prompt_ids,
+            sampling=sampling,
+            seed=seed,
+            limit=limit,
+            limit_reason=limit_reason,
+            eos_token_ids=eos_token_ids,
+            matcher=matcher,
+            stop=stop,
+            top_logprobs=top_logprobs,
+        )
+        self.holds_back = False
+        self._goal = self.ready
+        """How many tokens are final when the step is done."""
+        if matcher is not None and matcher.is_finished:
+            self.ending = (FinishReason.STOP, "constraint")
+
+    @property
+    def end(self) -> int:
+        return len(self.token_ids) - (self._goal <= len(self.token_ids) and self.look is None)
+
+    @property
+    def is_complete(self) -> bool:
+        if self.error is not None or self.cancelled:
+            return True
+        return self.look.is_done if self.look is not None else self.ready >= self._goal
+
+    # -- between steps -----------------------------------------------------------------------------
+
+    def resume(self, *, mask: TokenMask | None = None, look: Look | None = None, draws: bool = True) -> None:
+        """Make it ready for its next step: one more token, a look at what it could be, or (`draws` False)
+        only the scores of the tokens that have none."""
+        self.status = Status.WAITING
+        self.error = None
+        self.cancelled = False
+        self.mask = mask
+        self.look = look
+        self._goal = len(self.token_ids) + draws
+        self.computed = 0
+        self.is_copy = False
+        self.deferred_on = None
+
+    def draw_by(self, sampling: SamplingParams) -> None:
+        """Draw by other parameters from now on."""
+        self.sampling = sampling
+        self._count_anew()
+
+    def extend(self, token_id: int, record: LogprobRecord | None) -> None:
+        """Append a token of the caller's; without a record it is scored in the next step.
+
+        Raises `ConstraintViolationError`, and nothing has changed, where the constraint refuses it.
+        """
+        if self.matcher is not None and self.matcher.advance([token_id]) != 1:
+            raise ConstraintViolationError(f"the constraint refuses token {token_id} here.")
+        self._append(token_id, forced=False)
+        if record is not None and self.ready == len(self.token_ids) - 1:
+            self.records.append(record)
+            self.ready += 1
+        if token_id in self.eos_token_ids:
+            self.ending = (FinishReason.STOP, "eos")
+        else:
+            self._end_or_go_on()
+
+    def fork(self, seed: int) -> SessionSequence:
+        """An independent copy that draws other numbers."""
+        other = copy(self)
+        other.seed = seed
+        other.token_ids = self.token_ids.copy()
+        other.forced = self.forced.copy()
+        other.records = self.records.copy()
+        other.ranks = []
+        other.banned = {place: tokens.copy() for place, tokens in self.banned.items()}
+        other.matcher = self.matcher.fork() if self.matcher is not None else None
+        other.stop = self.stop.fork() if self.stop is not None else None
+        other._count_anew()
+        return other
+
+    def _go_on_without_the_model(self) -> None:
+        """The session decides."""
+
+    def _append_forced(self) -> None:
+        """The session decides."""
