@@ -113,10 +113,7 @@ class LocalDcModel(DcModel):
 
             matcher = await loop.run_in_executor(self._compilers, compiled)
         sequence = self._session_sequence(request, matcher)
-        return LocalSession(request, sequence, self.tokenizer, self._limits.vocab_size, self._step)
-
-    async def _step(self, sequence: SessionSequence) -> None:
-        await self._turns.run([sequence])
+        return LocalSession(request, sequence, self.tokenizer, self._limits.vocab_size, self._turns)
 
     async def aclose(self) -> None:
         loop = asyncio.get_running_loop()

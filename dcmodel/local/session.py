@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from operator import index
 
 import numpy as np
@@ -13,6 +13,7 @@ from dcmodel.constraints.mask_answers import Answer, WrongAnswerError, mask_of_a
 from dcmodel.errors import DcModelError, InvalidRequestError
 from dcmodel.local.completion import completion_of, token_logprobs
 from dcmodel.local.text import TextAssembler
+from dcmodel.local.turns import Turns
 from dcmodel.mask import TokenMask, check_token_ids
 from dcmodel.scheduling.look import Look
 from dcmodel.scheduling.randomness import SEED_MASK, child_seed
@@ -30,9 +31,6 @@ from dcmodel.types import (
 )
 from dctokenizers import Tokenizer
 
-Run = Callable[[SessionSequence], Awaitable[None]]
-"""Lets the scheduler do one step; returns when it is done."""
-
 
 class LocalSession(Session):
     """All state is in a sequence that goes to the scheduler for each step and comes back."""
@@ -43,7 +41,7 @@ class LocalSession(Session):
         sequence: SessionSequence,
         tokenizer: Tokenizer,
         vocab_size: int,
-        run: Run,
+        turns: Turns,
     ) -> None:
         """`vocab_size`: the engine's."""
         self.prompt_ids = request.prompt_ids
@@ -51,7 +49,7 @@ class LocalSession(Session):
         self._sequence = sequence
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
-        self._run = run
+        self._turns = turns
         self._forks = 0
         self._is_busy = False
         self._streamed = TextAssembler(tokenizer, skip=len(request.healed.encode()))
@@ -137,7 +135,7 @@ class LocalSession(Session):
         self._forks += 1
         seed = child_seed(self._sequence.seed & SEED_MASK, self._forks)
         return LocalSession(
-            self._request, self._sequence.fork(seed), self._tokenizer, self._vocab_size, self._run
+            self._request, self._sequence.fork(seed), self._tokenizer, self._vocab_size, self._turns
         )
 
     # -- asking the model --------------------------------------------------------------------------
@@ -195,7 +193,7 @@ class LocalSession(Session):
     async def _go(self) -> None:
         self._is_busy = True
         try:
-            await self._run(self._sequence)
+            await self._turns.step(self._sequence)
         finally:
             self._is_busy = False
         if self._sequence.error is not None:

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from dcmodel.errors import DcModelError
 from dcmodel.scheduling.scheduler import Scheduler
 from dcmodel.scheduling.sequence import Sequence, Status
+from dcmodel.scheduling.session_sequence import SessionSequence
 
 
 class Turns:
@@ -34,12 +35,26 @@ class Turns:
             loop.call_soon(self._submit, loop)
         waiting.extend(sequences)
         try:
-            while any(sequence.status is not Status.FINISHED for sequence in sequences):
-                await news.wait()
-                news.clear()
+            await _finished(sequences, news)
         except asyncio.CancelledError:
             for sequence in sequences:
                 self._scheduler.cancel(sequence)
+            raise
+
+    async def step(self, sequence: SessionSequence) -> None:
+        """Run a session's sequence for one step.
+
+        Cancelled, it still waits until the scheduler has let go of the sequence (within one step), which
+        is then as it was.
+        """
+        length = len(sequence.token_ids)
+        try:
+            await self.run([sequence])
+        except asyncio.CancelledError:
+            news = asyncio.Event()
+            sequence.notify = news.set
+            await _finished([sequence], news)
+            sequence.take_back(len(sequence.token_ids) - length)
             raise
 
     def _submit(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -52,3 +67,9 @@ class Turns:
                 sequence.status = Status.FINISHED
                 if sequence.notify is not None:
                     sequence.notify()
+
+
+async def _finished(sequences: Seq[Sequence], news: asyncio.Event) -> None:
+    while any(sequence.status is not Status.FINISHED for sequence in sequences):
+        await news.wait()
+        news.clear()
