@@ -125,10 +125,9 @@ class LocalSession(Session):
                 f"{count} tokens cannot be taken back: the session has {self._sequence.output_length}.",
                 remedy="The prompt stays as it is.",
             )
-        if count:
-            self._sequence.take_back(count)
-            self._streamed = TextAssembler(self._tokenizer, skip=len(self._request.healed.encode()))
-            self._num_streamed = 0
+        self._sequence.take_back(count)
+        self._streamed = TextAssembler(self._tokenizer, skip=len(self._request.healed.encode()))
+        self._num_streamed = 0
 
     def fork(self) -> LocalSession:
         self._check_idle()

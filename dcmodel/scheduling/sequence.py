@@ -248,6 +248,8 @@ class Sequence:
 
     def take_back(self, count: int) -> None:
         """Drop the last `count` tokens, of the output only."""
+        if not count:
+            return
         place = len(self.token_ids) - count
         drawn = place - self.prompt_length
         if self.matcher is not None:

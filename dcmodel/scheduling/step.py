@@ -59,8 +59,10 @@ class Step:
         """Compute, draw, commit. A sequence that fails gets its `error`; the others go on."""
         work = _collect(batch, active)
         self._masks.start([sequence.matcher for sequence in work.drawing])
+        is_computed = False
         try:
             rows = self._engine.forward(batch)
+            is_computed = True
             bitmask, failures = self._masks.finish(len(work.drawing))
             _restrict(work.drawing, bitmask)
             sampled = rows.sample(_sample_plan(work, bitmask)) if work.drawing else None
@@ -69,6 +71,9 @@ class Step:
             trees = score_trees(rows, work.trees)
         except Exception as error:
             self._masks.finish(0)
+            if is_computed:
+                for span in batch.spans:
+                    self._engine.truncate(span.sequence, span.start)
             self._run_alone(batch, active, error)
             return
         for span, sequence in zip(batch.spans, active, strict=True):
