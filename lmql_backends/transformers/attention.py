@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from lmql_backends.transformers.branch_attention import attend_branches
 from lmql_backends.transformers.kv_segment import LayerShape
+from lmql_backends.transformers.scores import Scores, Seen, attend
 from lmql_backends.transformers.step_plan import Group, PlacedSpan, StepPlan
 
 ATTENTION_NAME = "dcmodel_slots"
@@ -18,24 +20,6 @@ ATTENTION_NAME = "dcmodel_slots"
 # and about this many numbers.
 BLOCK_ROWS = 64
 MAX_SCORES = 1 << 22
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """What one layer does between queries and weights."""
-
-    scaling: float
-    window: int = 0
-    """Sliding window in tokens; 0: none."""
-    softcap: float = 0.0
-    """0: none."""
-    sinks: Tensor | None = None
-    """[query heads]: a logit per head that takes weight and has no value."""
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether torch's own attention computes this."""
-        return not self.softcap and self.sinks is None
 
 
 class Step(Protocol):
@@ -114,7 +98,7 @@ class SlotStep:
         if self._layer == self._layers:
             # A NaN of any earlier layer has reached this one through the residual stream.
             self.is_finite = bool(values.sum(dtype=torch.float32).isfinite())
-        if len(plan.groups) == 1 and not plan.chunks and plan.groups[0].kept is None:
+        if len(plan.groups) == 1 and not plan.chunks and not plan.branches and plan.groups[0].kept is None:
             group = plan.groups[0]
             if isinstance(group.rows, slice):
                 return _attend_group(group, layer, queries, scores)
@@ -130,6 +114,20 @@ class SlotStep:
             rows = slice(chunk.row, chunk.row + chunk.count)
             self._attend_chunk(
                 chunk, layer, query[:, rows], key[:, rows], value[:, rows], scores, context[rows]
+            )
+        # Behind their spans, whose keys and values are in the slots by now.
+        for branches in plan.branches:
+            rows = slice(branches.row, branches.row + branches.count)
+            block_rows = _block_rows(query.shape[0], branches.end + branches.count)
+            attend_branches(
+                branches,
+                layer,
+                query[:, rows],
+                key[:, rows],
+                value[:, rows],
+                scores,
+                block_rows,
+                context[rows],
             )
         return context
 
@@ -187,16 +185,15 @@ class SlotStep:
         context: Tensor,
     ) -> None:
         heads, shared, count, _ = query.shape
-        block = max(1, min(BLOCK_ROWS, MAX_SCORES // (heads * shared * chunk.end)))
+        block = _block_rows(heads * shared, chunk.end)
         for first in range(0, count, block):
             last = min(first + block, count)
             start, end = chunk.start + first, chunk.start + last
             low = _first_seen(start, scores.window)
-            attended = _attend(
+            mask = self._chunk_mask(start, end, scores.window, shared, query)
+            attended = attend(
                 query[:, :, first:last].flatten(1, 2),
-                keys[:, :, low:end],
-                values[:, low:end],
-                self._chunk_mask(start, end, scores.window, shared, query),
+                Seen(keys[:, :, low:end], values[:, low:end], mask),
                 scores,
                 heads=heads,
                 sink_rows=(1, shared, last - first),
@@ -213,6 +210,10 @@ class SlotStep:
         return self._chunk_masks[key]
 
 
+def _block_rows(query_heads: int, length: int) -> int:
+    return max(1, min(BLOCK_ROWS, MAX_SCORES // (query_heads * length)))
+
+
 def _first_seen(position: int, window: int) -> int:
     """The first token that a query at `position` sees."""
     return max(0, position - window + 1) if window else 0
@@ -225,52 +226,21 @@ def _attend_group(group: Group, layer: int, queries: Tensor, scores: Scores) -> 
     shared = queries.shape[1] // heads
     low, mask = _group_mask(group, scores.window, heads, shared, queries)
     batch = slice(group.first * heads, (group.first + slots) * heads)
-    keys = group.segment.flat_keys[layer][batch, :, low : group.length]
-    values = group.segment.flat_values[layer][batch, low : group.length]
+    seen = Seen(
+        group.segment.flat_keys[layer][batch, :, low : group.length],
+        group.segment.flat_values[layer][batch, low : group.length],
+        mask,
+    )
     if width == 1:
         packed = queries.reshape(slots * heads, shared, -1)
-        context = _attend(packed, keys, values, mask, scores, heads=heads, sink_rows=(slots, shared, 1))
+        context = attend(packed, seen, scores, heads=heads, sink_rows=(slots, shared, 1))
         return context.view(slots, heads * shared, -1)
     # Query rows of a slot by (head within the group, row).
     packed = queries.view(slots, width, heads, shared, -1).permute(0, 2, 3, 1, 4)
-    context = _attend(
-        packed.reshape(slots * heads, shared * width, -1),
-        keys,
-        values,
-        mask,
-        scores,
-        heads=heads,
-        sink_rows=(slots, shared, width),
-    )
+    packed = packed.reshape(slots * heads, shared * width, -1)
+    context = attend(packed, seen, scores, heads=heads, sink_rows=(slots, shared, width))
     context = context.view(slots, heads, shared, width, -1).permute(0, 3, 1, 2, 4)
     return context.reshape(slots * width, heads * shared, -1)
-
-
-def _attend(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    mask: Tensor | None,
-    scores: Scores,
-    *,
-    heads: int,
-    sink_rows: tuple[int, int, int],
-) -> Tensor:
-    """Batched attention: queries [b, rows, dim], keys [b, dim, length], values [b, length, value dim]."""
-    if scores.softcap:
-        weights = torch.bmm(queries, keys).mul_(scores.scaling / scores.softcap).tanh_().mul_(scores.softcap)
-        if mask is not None:
-            weights += mask
-    elif mask is None:
-        weights = torch.bmm(queries * scores.scaling, keys)
-    else:
-        weights = torch.baddbmm(mask, queries, keys, alpha=scores.scaling)
-    if scores.sinks is None:
-        return torch.bmm(torch.softmax(weights, dim=-1), values)
-    slots, shared, width = sink_rows
-    sinks = scores.sinks.to(weights.dtype).view(1, heads, shared, 1).expand(slots, heads, shared, width)
-    weights = torch.cat([weights, sinks.reshape(*weights.shape[:2], 1)], dim=-1)
-    return torch.bmm(torch.softmax(weights, dim=-1)[..., :-1], values)
 
 
 def _group_mask(

@@ -94,6 +94,8 @@ class PlainEngine(Engine):
                     f"a span of {len(span.token_ids)} tokens at {span.start} does not continue a sequence of "
                     f"{len(state.token_ids)} tokens with room for {state.room}."
                 )
+            if span.branches is not None:
+                raise EngineError("this engine computes no branches (max_branch_tokens is 0).")
         rows: list[Tensor] = []
         computed = False
         try:

@@ -29,12 +29,18 @@ from lmql_backends.transformers.fallback import PlainEngine
 from lmql_backends.transformers.kv_segment import LayerShape
 from lmql_backends.transformers.kv_store import KVStore
 from lmql_backends.transformers.packed import accepts_attention, probe, use_slots
-from lmql_backends.transformers.self_test import Reference, agrees, make_reference
+from lmql_backends.transformers.self_test import Reference, agrees, branches_agree, make_reference
 
 logger = logging.getLogger(__name__)
 
 MAX_SEQUENCES = 256
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 512, 4096
+# Of the branches behind one sequence; they hold no KV, but their masks grow with the square of the number.
+CPU_BRANCH_TOKENS, GPU_BRANCH_TOKENS = 512, 2048
+# Of a forward's logits, in float32.
+CPU_LOGIT_BYTES, GPU_LOGIT_BYTES = 128 << 20, 1 << 30
+LEAST_ROWS = 16
+FLOAT_BYTES = 4
 TEST_TOKENS = 64
 DIFFERENT = "packed and plain forwards differ"
 
@@ -128,7 +134,8 @@ def _packed_engine(
     if not reason and found is not None:
         vocab_size = reference.logprobs[0].shape[1]
         if agrees(_test_engine(model, found.shapes, vocab_size), reference):
-            return _final_engine(model, options, found.shapes, vocab_size, positions), ""
+            has_branches = branches_agree(_test_engine(model, found.shapes, vocab_size), reference)
+            return _final_engine(model, options, found.shapes, vocab_size, positions, has_branches), ""
         reason = DIFFERENT
     model.set_attn_implementation(original)
     return None, reason
@@ -165,6 +172,7 @@ def _test_capabilities(vocab_size: int) -> Capabilities:
         max_sequences=4,
         kv_tokens=4 * TEST_TOKENS,
         max_batch_tokens=4 * TEST_TOKENS,
+        max_branch_tokens=4 * TEST_TOKENS,
     )
 
 
@@ -186,10 +194,23 @@ def _slot_engine(
 
 
 def _final_engine(
-    model: PreTrainedModel, options: LoadOptions, shapes: list[LayerShape], vocab_size: int, positions: int
+    model: PreTrainedModel,
+    options: LoadOptions,
+    shapes: list[LayerShape],
+    vocab_size: int,
+    positions: int,
+    has_branches: bool,
 ) -> TransformersEngine:
     bytes_per_token = sum(shape.bytes_per_token for shape in shapes)
-    return _slot_engine(model, shapes, _capabilities(model, options, vocab_size, positions, bytes_per_token))
+    capabilities = _capabilities(model, options, vocab_size, positions, bytes_per_token)
+    if has_branches:
+        most = CPU_BRANCH_TOKENS if model.device.type == "cpu" else GPU_BRANCH_TOKENS
+        capabilities = dataclasses.replace(
+            capabilities, max_branch_tokens=min(most, capabilities.max_batch_tokens)
+        )
+    else:
+        logger.warning("%s computes candidates one by one: branches go wrong.", type(model).__name__)
+    return _slot_engine(model, shapes, capabilities)
 
 
 def _plain_engine(
@@ -219,7 +240,9 @@ def _capabilities(
 ) -> Capabilities:
     max_positions = min(positions, options.max_context or positions)
     max_sequences = options.max_sequences or MAX_SEQUENCES
-    batch_tokens = CPU_BATCH_TOKENS if model.device.type == "cpu" else GPU_BATCH_TOKENS
+    is_cpu = model.device.type == "cpu"
+    batch_tokens = CPU_BATCH_TOKENS if is_cpu else GPU_BATCH_TOKENS
+    logit_bytes = CPU_LOGIT_BYTES if is_cpu else GPU_LOGIT_BYTES
     return Capabilities(
         vocab_size=vocab_size,
         max_positions=max_positions,
@@ -227,6 +250,8 @@ def _capabilities(
         kv_tokens=options.kv_tokens
         or limits.default_kv_tokens(bytes_per_token, model.device, most=max_sequences * max_positions),
         max_batch_tokens=options.max_batch_tokens or max(batch_tokens, max_sequences),
+        # Each decoding sequence needs its row in any case.
+        max_batch_rows=max(LEAST_ROWS, max_sequences, logit_bytes // (vocab_size * FLOAT_BYTES)),
     )
 
 

@@ -40,6 +40,14 @@ class TorchLogitRows:
                 self._padded, rows, targets, min(top_logprobs, self._logits.shape[1]), self._workspace
             )
 
+    def log_softmax(self, rows: Ints) -> Floats:
+        with torch.inference_mode():
+            logits = self._logits.index_select(0, torch.from_numpy(rows).to(self._logits.device))
+            # One pass over memory that is ours already; NaN and +inf turn all of their row into NaN.
+            logits = logits.float()
+            logprobs: Floats = torch.log_softmax(logits, dim=1, out=logits).cpu().numpy()
+        return logprobs
+
     def _padded(self, rows: Ints) -> Tensor:
         """Chosen rows as float32 with -inf past the vocabulary, to be read only: in the workspace, or the
         logits themselves where nothing has to change."""

@@ -1,13 +1,15 @@
 """Does an engine give what the model itself gives? Asked of every model when it is loaded.
 
 Two prompts that share their beginning and their end go through the model in the plain way. The engine then
-computes them in pieces: packed together, in long and short chunks, token by token, from a copied prefix.
+computes them in pieces: packed together, in long and short chunks, token by token, from a copied prefix,
+as branches.
 The deviation is measured against what the model itself shows: `effect`, how much the different context
 changes the last logits, and `noise`, how much rounding changes them on another way of computing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +17,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dcmodel.engine import Engine, GenerateBatch, Span
+from dcmodel.engine import Branches, Engine, GenerateBatch, Span
+from dcmodel.errors import DcModelError
 
 # Share of `effect` that may be lost to rounding.
 TOLERANCE = {torch.float32: 0.01, torch.float16: 0.05, torch.bfloat16: 0.1}
@@ -58,11 +61,29 @@ def make_reference(model: PreTrainedModel, vocab_size: int, *, longest: int) -> 
 
 def agrees(engine: Engine, reference: Reference) -> bool:
     """Whether the engine, which holds nothing and is left so, gives the reference's log-probabilities."""
+    return _is_rounding(_worst_deviation, engine, reference)
+
+
+def branches_agree(engine: Engine, reference: Reference) -> bool:
+    """The same of an engine that computes branches: both prompts as branches behind what they share."""
+    return _is_rounding(_worst_of_branches, engine, reference)
+
+
+def _is_rounding(measure: Callable[[Engine, Reference], float], engine: Engine, reference: Reference) -> bool:
     try:
-        worst = _worst_deviation(engine, reference)
+        worst = measure(engine, reference)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, ValueError, NotImplementedError, IndexError, AttributeError, KeyError):
+    except (
+        DcModelError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        NotImplementedError,
+        IndexError,
+        AttributeError,
+        KeyError,
+    ):
         return False
     return worst <= reference.allowed
 
@@ -85,8 +106,7 @@ def _worst_deviation(engine: Engine, reference: Reference) -> float:
         spans = [
             Span(h, start, prompts[which][start:end], range(end - start)) for h, which, start, end in parts
         ]
-        logits = torch.from_numpy(engine.forward(GenerateBatch(spans)).to_numpy())
-        rows = logits.log_softmax(-1)
+        rows = _logprobs(engine, *spans)
         for _, which, start, end in parts:
             found, rows = rows[: end - start], rows[end - start :]
             worst = max(worst, deviation(found, expected[which][start:end]))
@@ -109,6 +129,38 @@ def _worst_deviation(engine: Engine, reference: Reference) -> float:
         for handle in handles:
             engine.free(handle)
     return worst
+
+
+def _worst_of_branches(engine: Engine, reference: Reference) -> float:
+    """A branch splits in two before the prompts do so; afterwards the sequence goes on without it."""
+    (first, second), expected = reference.prompts, reference.logprobs
+    chain = SHARED_START // 2
+    handle = engine.allocate(len(first))
+    if handle is None:
+        raise ValueError(f"no room for {len(first)} tokens of KV")
+    # From the split on, the shorter one grows on the last shared token.
+    rest = len(first) - chain
+    token_ids = first[chain:] + second[SHARED_START:]
+    parents = list(range(-1, len(token_ids) - 1))
+    if len(second) > SHARED_START:
+        parents[rest] = SHARED_START - chain - 1
+    branches = Branches(token_ids, parents, range(len(token_ids)))
+    try:
+        both = _logprobs(engine, Span(handle, 0, first[:chain], range(chain), branches))
+        after = _logprobs(engine, Span(handle, chain, first[chain:], range(rest)))
+    finally:
+        engine.free(handle)
+    return max(
+        deviation(both[: len(first)], expected[0]),
+        deviation(both[len(first) :], expected[1][SHARED_START:]),
+        deviation(after, expected[0][chain:]),
+    )
+
+
+def _logprobs(engine: Engine, *spans: Span) -> Tensor:
+    """``[rows, vocab_size]`` of one forward."""
+    logits = torch.from_numpy(engine.forward(GenerateBatch(list(spans))).to_numpy())
+    return logits.log_softmax(-1)
 
 
 def plain_logprobs(model: PreTrainedModel, prompt: list[int], *, copies: int = 1) -> Tensor:

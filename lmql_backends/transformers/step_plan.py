@@ -1,7 +1,7 @@
 """How one forward is laid out: which rows go where in the KV store, and which are attended together.
 
 Rows are the tokens of the batch in *packed order*: spans of one token by slot, then short spans by slot,
-then long spans. All layers share the plan.
+then long spans, then the branches of all spans. All layers share the plan.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dcmodel.engine import GenerateBatch
+from lmql_backends.transformers.branch_plan import PlacedBranches, depths_and_sight
 from lmql_backends.transformers.kv_segment import Segment
 from lmql_backends.transformers.kv_store import KVStore
 
@@ -88,6 +89,7 @@ class StepPlan:
     groups: list[Group]
     chunks: list[PlacedSpan]
     """Long spans."""
+    branches: list[PlacedBranches]
 
 
 def plan_step(batch: GenerateBatch, store: KVStore) -> StepPlan:
@@ -95,9 +97,15 @@ def plan_step(batch: GenerateBatch, store: KVStore) -> StepPlan:
     single: list[PlacedSpan] = []
     short: list[PlacedSpan] = []
     chunks: list[PlacedSpan] = []
+    branches: list[PlacedBranches] = []
     for index, wanted in enumerate(batch.spans):
         entry = store[wanted.sequence]
         placed = PlacedSpan(index, entry.segment, entry.slot, wanted.start, len(wanted.token_ids))
+        if wanted.branches is not None and len(wanted.branches.token_ids):
+            shape = depths_and_sight(wanted.branches)
+            branches.append(PlacedBranches(index, entry.segment, entry.slot, placed.end, *shape))
+        if not placed.count:
+            continue
         kind = single if placed.count == 1 else short if placed.count <= SHORT_SPAN else chunks
         kind.append(placed)
     bytes_per_token = max(shape.bytes_per_token for shape in store.shapes)
@@ -109,12 +117,18 @@ def plan_step(batch: GenerateBatch, store: KVStore) -> StepPlan:
         span.row = len(token_ids)
         token_ids.extend(batch.spans[span.index].token_ids)
         positions.extend(range(span.start, span.end))
+    for tree in branches:
+        found = batch.spans[tree.index].branches
+        assert found is not None
+        tree.row = len(token_ids)
+        token_ids.extend(found.token_ids)
+        positions.extend(tree.positions.tolist())
     grouped = [span for span in ordered if span.count <= SHORT_SPAN]
     device = store.device
     return StepPlan(
         input_ids=_longs(token_ids, device).unsqueeze(0),
         position_ids=_longs(positions, device).unsqueeze(0),
-        logit_rows=_longs(_wanted_rows(batch, ordered), device),
+        logit_rows=_longs(_wanted_rows(batch, ordered, branches), device),
         writes=[_write(spans, device) for spans in _by_segment(grouped)],
         groups=[
             _group(members, device)
@@ -123,6 +137,7 @@ def plan_step(batch: GenerateBatch, store: KVStore) -> StepPlan:
             for members in _partition(spans, GROUP_BYTES // bytes_per_token)
         ],
         chunks=chunks,
+        branches=branches,
     )
 
 
@@ -134,9 +149,17 @@ def _by_segment(spans: list[PlacedSpan]) -> list[list[PlacedSpan]]:
     return [sorted(members, key=lambda span: span.slot) for members in segments.values()]
 
 
-def _wanted_rows(batch: GenerateBatch, ordered: list[PlacedSpan]) -> list[int]:
+def _wanted_rows(
+    batch: GenerateBatch, ordered: list[PlacedSpan], branches: list[PlacedBranches]
+) -> list[int]:
     first_row = {span.index: span.row for span in ordered}
-    return [first_row[index] + offset for index, span in enumerate(batch.spans) for offset in span.wanted]
+    first_branch_row = {tree.index: tree.row for tree in branches}
+    rows: list[int] = []
+    for index, span in enumerate(batch.spans):
+        rows.extend(first_row[index] + offset for offset in span.wanted)
+        if span.branches is not None:
+            rows.extend(first_branch_row[index] + offset for offset in span.branches.wanted)
+    return rows
 
 
 def _write(spans: list[PlacedSpan], device: torch.device) -> Write:

@@ -18,7 +18,9 @@ from lmql_backends.transformers.packed import probe, use_slots
 TOLERANCE = 2e-5
 
 
-def make_engine(model, *, kv_tokens=4096, max_sequences=32, smallest_capacity=8, packs=True):
+def make_engine(
+    model, *, kv_tokens=4096, max_sequences=32, smallest_capacity=8, packs=True, max_branch_tokens=200
+):
     if packs:
         pack_linears(model)
     use_slots(model)
@@ -36,6 +38,7 @@ def make_engine(model, *, kv_tokens=4096, max_sequences=32, smallest_capacity=8,
         max_sequences=max_sequences,
         kv_tokens=kv_tokens,
         max_batch_tokens=512,
+        max_branch_tokens=max_branch_tokens,
     )
     return TransformersEngine(model, capabilities, store)
 
