@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, Literal
 
 from dcmodel.cli.arguments import add_model_arguments, new_command, open_llm, read_prompt
 from dcmodel.cli.output import Output
 
-EPILOG = """example:
-  printf 'Review: I love it.\\nSentiment:' | dcmodel choose - " positive" " negative\""""
+EPILOG = """examples:
+  printf 'Review: I love it.\\nSentiment:' | dcmodel choose - " positive" " negative"
+  dcmodel choose "Q: What is red?\\nA:" " blood" " yes" --normalizer pmi --unconditional "A:\""""
+
+END_OF_TEXT: dict[str, bool | Literal["auto"]] = {"auto": "auto", "yes": True, "no": False}
 
 
 def add_parser(commands: Any) -> None:
@@ -18,9 +21,17 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("options", metavar="OPTION", nargs="+")
     parser.add_argument(
         "--normalizer",
-        choices=("sum", "mean"),
+        choices=("sum", "mean", "byte", "pmi"),
         default="sum",
-        help="weigh options by the sum (default) or the mean of their tokens' log-probabilities",
+        help="weigh options by the sum of their tokens' log-probabilities (default), by its mean per token "
+        "or per UTF-8 byte, or by pmi: the sum less that after the --unconditional prompt",
+    )
+    parser.add_argument("--unconditional", metavar="PROMPT", help="the prompt that pmi compares with")
+    parser.add_argument(
+        "--end-of-text",
+        choices=tuple(END_OF_TEXT),
+        default="auto",
+        help="whether the text's end counts to each option; auto: where one option begins another",
     )
     add_model_arguments(parser)
 
@@ -29,13 +40,20 @@ def execute(arguments: argparse.Namespace, output: Output) -> int:
     from dcmodel.cli.encode import scored_to_list
 
     with open_llm(arguments) as llm:
-        choice = llm.choose(read_prompt(arguments.prompt), arguments.options, normalizer=arguments.normalizer)
+        choice = llm.choose(
+            read_prompt(arguments.prompt),
+            arguments.options,
+            normalizer=arguments.normalizer,
+            unconditional=arguments.unconditional,
+            end_of_text=END_OF_TEXT[arguments.end_of_text],
+        )
     if arguments.json:
         output.json(
             {
                 "text": choice.text,
                 "index": choice.index,
                 "normalizer": choice.normalizer,
+                "ended": choice.ended,
                 "results": scored_to_list(choice.results),
             }
         )

@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from dcmodel.llm.results import Scored
+from dcmodel.llm.results import RollingScore, Scored
 from dcmodel.types import Completion, TokenLogprobs
 
 
 def completion_to_dict(completion: Completion, *, with_parsed: bool = False) -> dict[str, Any]:
     """`parsed` is shown only where it is a JSON value (after a JSON schema)."""
-    encoded = {
+    encoded: dict[str, Any] = {
         "text": completion.text,
         "token_ids": list(completion.token_ids),
         "finish_reason": str(completion.finish_reason),
@@ -22,6 +22,13 @@ def completion_to_dict(completion: Completion, *, with_parsed: bool = False) -> 
         "usage": dataclasses.asdict(completion.usage),
         "certificate": dataclasses.asdict(completion.certificate),
     }
+    for name in ("score", "weight", "log_z"):
+        if getattr(completion, name) is not None:
+            encoded[name] = getattr(completion, name)
+    if completion.alternatives:
+        encoded["alternatives"] = [
+            completion_to_dict(item, with_parsed=with_parsed) for item in completion.alternatives
+        ]
     return encoded | {"parsed": completion.parsed} if with_parsed else encoded
 
 
@@ -39,4 +46,20 @@ def logprobs_to_list(
 
 def scored_to_list(results: Sequence[Scored]) -> list[dict[str, Any]]:
     """One dictionary per text, in order."""
-    return [dataclasses.asdict(item) for item in results]
+    return [
+        dataclasses.asdict(item) | {"mean_logprob": item.mean_logprob, "byte_logprob": item.byte_logprob}
+        for item in results
+    ]
+
+
+def rolling_to_dict(score: RollingScore) -> dict[str, Any]:
+    """A whole text's score, without the text."""
+    return {
+        "logprob": score.logprob,
+        "byte_logprob": score.byte_logprob,
+        "bits_per_byte": score.bits_per_byte,
+        "perplexity": score.perplexity,
+        "word_perplexity": score.word_perplexity,
+        "token_ids": list(score.token_ids),
+        "logprobs": list(score.logprobs),
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dcmodel.cli.arguments import (
     add_constraint_arguments,
@@ -18,12 +18,13 @@ from dcmodel.cli.output import Output
 
 if TYPE_CHECKING:
     from dcmodel.llm import LLM
-    from dcmodel.llm.options import GenerateOptions
+    from dcmodel.llm.options import DecodingOptions, GenerateOptions
     from dcmodel.types import Completion
 
 EPILOG = """examples:
   dcmodel generate "3 + 4 =" --regex " [0-9]+"
   dcmodel generate "Review: I love it.\\nSentiment:" --choice " positive" --choice " negative" --json
+  dcmodel generate "A name:" --regex " [A-Z][a-z]+" --beams 8 --n 3
   dcmodel generate --file prompts.txt --max-tokens 20 > completions.jsonl"""
 
 
@@ -36,7 +37,12 @@ def add_parser(commands: Any) -> None:
     add_constraint_arguments(parser)
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--max-tokens", metavar="N", type=int, default=256)
-    sampling.add_argument("--temperature", metavar="T", type=float, default=0.0, help="0 is greedy (default)")
+    sampling.add_argument(
+        "--temperature",
+        metavar="T",
+        type=float,
+        help="0 is greedy (default); with --sampling exact 1, the model's own",
+    )
     sampling.add_argument("--top-k", metavar="K", type=int, default=0)
     sampling.add_argument("--top-p", metavar="P", type=float, default=1.0)
     sampling.add_argument("--min-p", metavar="P", type=float, default=0.0)
@@ -48,6 +54,7 @@ def add_parser(commands: Any) -> None:
     sampling.add_argument("--no-heal", action="store_true", help="keep the prompt's last tokens as they are")
     sampling.add_argument("--canonical", action="store_true", help="only tokens as the tokenizer makes them")
     sampling.add_argument("--top-logprobs", metavar="K", type=int, default=0, help="with --json")
+    add_decoding_arguments(parser)
     add_model_arguments(parser)
     parser.set_defaults(usage_error=parser.error)
 
@@ -62,18 +69,53 @@ def execute(arguments: argparse.Namespace, output: Output) -> int:
         prompt = read_prompt(arguments.prompt)
         if arguments.json:
             output.json(_encoded(llm.generate(prompt, **options), arguments))
+        elif decoding_options(arguments):
+            _print_all(llm.generate(prompt, **options), output)
         else:
             _stream(llm, prompt, options, output)
     return 0
 
 
-def generate_options(arguments: argparse.Namespace) -> GenerateOptions:
+def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
+    """How many texts, and how they are searched for."""
+    group = parser.add_argument_group(
+        "several texts, and searches", "the best or first is printed first; not token by token"
+    )
+    group.add_argument("--n", metavar="N", type=int, help="so many texts (default: 1)")
+    group.add_argument("--best-of", metavar="N", type=int, help="draw N, keep the likeliest per token")
+    group.add_argument("--beams", metavar="N", type=int, help="beam search with N beams")
+    group.add_argument("--beam-groups", metavar="G", type=int, help="diverse beams: G groups of equal size")
+    group.add_argument("--diversity", metavar="X", type=float, help="what sharing a token costs a group")
+    group.add_argument(
+        "--length-penalty",
+        metavar="X",
+        type=float,
+        help="0 ranks beams by their sum (default), 1 by their mean",
+    )
+    group.add_argument(
+        "--sampling",
+        choices=("local", "exact"),
+        help="local: each token from the masked distribution (default); exact: the whole text from the "
+        "model's distribution under the constraint",
+    )
+    group.add_argument(
+        "--particles", metavar="N", type=int, help="exact: so many texts together (default: 32)"
+    )
+
+
+def decoding_options(arguments: argparse.Namespace) -> DecodingOptions:
+    """Those of the options about several texts that were given."""
+    names = ("n", "best_of", "beams", "beam_groups", "diversity", "length_penalty", "sampling", "particles")
+    given = {name: getattr(arguments, name) for name in names}
+    return cast("DecodingOptions", {name: value for name, value in given.items() if value is not None})
+
+
+def generate_options(arguments: argparse.Namespace) -> DecodingOptions:
     """The keyword arguments of `LLM.generate`."""
-    given: GenerateOptions = {
+    given: DecodingOptions = {
         "constraint": constraint_of(arguments),
         "stop": arguments.stop,
         "max_tokens": arguments.max_tokens,
-        "temperature": arguments.temperature,
         "top_k": arguments.top_k,
         "top_p": arguments.top_p,
         "min_p": arguments.min_p,
@@ -85,7 +127,15 @@ def generate_options(arguments: argparse.Namespace) -> GenerateOptions:
         "heal": not arguments.no_heal,
         "canonical": arguments.canonical,
     }
-    return given
+    if arguments.temperature is not None:
+        given["temperature"] = arguments.temperature
+    return {**given, **decoding_options(arguments)}
+
+
+def _print_all(completion: Completion, output: Output) -> None:
+    for item in (completion, *completion.alternatives):
+        output.line(item.text)
+    output.note(summary_line(completion))
 
 
 def _stream(llm: LLM, prompt: str, options: GenerateOptions, output: Output) -> None:
@@ -111,7 +161,7 @@ def summary_line(completion: Completion) -> str:
     )
 
 
-def _generate_file(llm: LLM, arguments: argparse.Namespace, options: GenerateOptions, output: Output) -> int:
+def _generate_file(llm: LLM, arguments: argparse.Namespace, options: DecodingOptions, output: Output) -> int:
     text = read_file(arguments.file, "--file")
     prompts = [line for line in text.splitlines() if line]
     results = llm.generate(prompts, return_exceptions=True, **options)

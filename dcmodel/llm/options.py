@@ -15,6 +15,7 @@ from dcmodel.constraint import Constraint
 from dcmodel.constraints.healing import heal
 from dcmodel.errors import InvalidRequestError
 from dcmodel.llm.prompts import Prompt, prompt_ids
+from dcmodel.llm.strategy import SamplingSemantics, Strategy
 from dcmodel.types import GenerateRequest, SamplingParams
 from dctokenizers import Tokenizer
 
@@ -65,8 +66,35 @@ class GenerateOptions(TypedDict, total=False):
     """Only tokens that the tokenizer itself would put one after the other."""
 
 
+class DecodingOptions(GenerateOptions, total=False):
+    """Options of `generate` that make several texts of one prompt, or search for one (`llm.strategy`)."""
+
+    n: int
+    """How many results: so many draws (number i with a seed that follows from `seed` and i), or the best of
+    the beams or of `best_of`."""
+    best_of: int | None
+    """Draw so many, and keep the `n` with the highest log-probability per token; texts that are complete
+    under their constraint before those that `max_tokens` cut short."""
+    beams: int | None
+    """Beam search with so many beams; the constraint's state is forked along."""
+    beam_groups: int
+    """Diverse beam search: the beams in so many groups of equal size."""
+    diversity: float | None
+    """What a token costs a group, in nats, for each beam of earlier groups that chose it at this place."""
+    length_penalty: float
+    """Beams are ranked by their log-probability over their number of tokens to this power: 0, the likeliest
+    text; 1, the likeliest tokens on average."""
+    sampling: SamplingSemantics
+    """``local``: each token from the masked, renormalised distribution. ``exact``: the whole text from the
+    model's distribution under the constraint, at temperature 1 unless another is given."""
+    particles: int | None
+    """Exact sampling: how many texts are drawn together; more are closer to the distribution. The result
+    is one of them, drawn by weight; the others are its alternatives, the heaviest first."""
+
+
 SHORT_FORMS = ("regex", "json_schema", "grammar", "choices", "type", "not_in", "mask")
 SAMPLING = tuple(item.name for item in dataclasses.fields(SamplingParams))
+STRATEGY = tuple(item.name for item in dataclasses.fields(Strategy))
 REQUEST = ("include_stop", "max_tokens", "logprobs", "top_logprobs", "canonical")
 
 
@@ -77,6 +105,7 @@ class RequestTemplate:
     request: GenerateRequest
     """With a prompt that stands for nothing."""
     heal: bool
+    strategy: Strategy
 
     def fill(self, tokenizer: Tokenizer, prompt: Prompt, index: int, *, can_heal: bool) -> GenerateRequest:
         """The request of prompt number `index` of a batch. `can_heal`: the model's own word."""
@@ -104,7 +133,10 @@ def request_template(options: GenerateOptions) -> RequestTemplate:
     """Check all options; the prompt is still to be filled in."""
     given: dict[str, Any] = dict(options)
     _check_names(given)
+    strategy = Strategy(**{name: given[name] for name in STRATEGY if name in given})
     sampling = {name: given[name] for name in SAMPLING if name in given}
+    if strategy.sampling == "exact":
+        sampling.setdefault("temperature", 1.0)
     if sampling.get("logit_bias") is None:
         sampling.pop("logit_bias", None)
     stop = given.get("stop") or ()
@@ -118,41 +150,63 @@ def request_template(options: GenerateOptions) -> RequestTemplate:
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         **{name: given[name] for name in REQUEST if name in given},
     )
-    return RequestTemplate(request, heal_prompt)
+    strategy.check_sampling(request.sampling)
+    return RequestTemplate(request, heal_prompt, strategy)
 
 
 PLACEHOLDER = (0,)
 
 
-def with_explicit_options(method: F) -> F:
-    """Show the options one by one in ``help()`` and in notebooks, where ``**options`` would stand."""
-    signature = inspect.signature(method)
-    defaults = option_defaults()
-    annotations = GenerateOptions.__annotations__
-    options = [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotations[name]
-        )
-        for name in annotations
-    ]
-    own = [item for item in signature.parameters.values() if item.kind is not inspect.Parameter.VAR_KEYWORD]
-    shown = signature.replace(parameters=[*own, *options])
-    method.__signature__ = shown  # type: ignore[attr-defined]
-    return method
+def with_explicit_options(kind: Any, **other_defaults: object) -> Callable[[F], F]:
+    """Show the options of a TypedDict one by one in ``help()`` and in notebooks, where ``**options`` would
+    stand. `other_defaults`: where the method has its own."""
+    defaults = option_defaults() | other_defaults
+    annotations: dict[str, Any] = kind.__annotations__
+
+    def decorate(method: F) -> F:
+        signature = inspect.signature(method)
+        options = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotations[name]
+            )
+            for name in annotations
+        ]
+        own = [
+            item for item in signature.parameters.values() if item.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        shown = signature.replace(parameters=[*own, *options])
+        method.__signature__ = shown  # type: ignore[attr-defined]
+        return method
+
+    return decorate
 
 
 def option_defaults() -> dict[str, Any]:
     """The default of each option."""
-    fields = (*dataclasses.fields(SamplingParams), *dataclasses.fields(GenerateRequest))
+    fields = (
+        *dataclasses.fields(SamplingParams),
+        *dataclasses.fields(GenerateRequest),
+        *dataclasses.fields(Strategy),
+    )
     declared = {item.name: item.default for item in fields}
-    defaults = {name: declared.get(name) for name in GenerateOptions.__annotations__}
+    defaults = {name: declared.get(name) for name in DecodingOptions.__annotations__}
     return defaults | {"logit_bias": None, "heal": True}
+
+
+def refuse_decoding_options(options: Mapping[str, object], where: str) -> None:
+    """Raise `InvalidRequestError` for options that go with `generate` alone."""
+    for name in STRATEGY:
+        if name in options:
+            raise InvalidRequestError(
+                f"{name} does not go with {where}: it makes one text, token by token.",
+                remedy="Use generate or agenerate, or leave it out.",
+            )
 
 
 def _check_names(given: Mapping[str, Any]) -> None:
     for name in given:
-        if name not in GenerateOptions.__annotations__:
-            near = difflib.get_close_matches(name, GenerateOptions.__annotations__, n=1)
+        if name not in DecodingOptions.__annotations__:
+            near = difflib.get_close_matches(name, DecodingOptions.__annotations__, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise TypeError(f"unexpected keyword argument {name!r}.{hint}")
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from operator import index
 from typing import Any, cast
 
+import numpy as np
+
 from dcmodel.errors import InvalidRequestError, TokenRangeError
 from dcmodel.types import ScoreRequest
 from dctokenizers import Tokenizer, TokenizerError
@@ -13,8 +15,10 @@ from dctokenizers import Tokenizer, TokenizerError
 Prompt = str | Sequence[int]
 """A text, or token ids."""
 Prompts = Sequence[str] | Sequence[Sequence[int]]
-Continuations = Sequence[str] | Sequence[Sequence[str]]
-"""One list of texts for all prompts, or one list for each."""
+Continuation = str | Sequence[int]
+"""What may follow a prompt: a text, or token ids."""
+Continuations = Sequence[Continuation] | Sequence[Sequence[Continuation]]
+"""One list for all prompts, or one list for each."""
 
 
 def split_prompts(prompts: Prompt | Prompts) -> tuple[list[Prompt], bool]:
@@ -39,49 +43,94 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> tuple[int, ...]:
     return _checked_ids(tokenizer, prompt)
 
 
-def scoring_request(tokenizer: Tokenizer, prompt: Prompt, continuations: Sequence[str]) -> ScoreRequest:
+def scoring_request(
+    tokenizer: Tokenizer, prompt: Prompt, continuations: Sequence[Continuation], *, top_logprobs: int = 0
+) -> ScoreRequest:
     """Tokenize continuations in the context of their prompt, as lm-evaluation-harness does.
 
     Whitespace at the end of a text prompt is moved to each continuation, since most tokenizers join it
     with the word after it. Prompt and continuation are then encoded together, and what follows the
     prompt's own tokens is the continuation. Where those are not the beginning of the whole (a token
     would span the border), and for prompts of token ids, the continuation is encoded by itself.
+    Token ids are scored as they are, after the whole prompt where all continuations are token ids.
     """
-    check_texts(continuations)
+    check_continuations(continuations)
     moved = ""
-    if isinstance(prompt, str) and prompt.strip():
+    if isinstance(prompt, str) and prompt.strip() and any(isinstance(item, str) for item in continuations):
         stripped = prompt.rstrip()
         prompt, moved = stripped, prompt[len(stripped) :]
+    if moved and not all(isinstance(item, str) for item in continuations):
+        raise InvalidRequestError(
+            "texts and token ids cannot both follow a prompt that ends in whitespace, which is the texts'.",
+            remedy="Score them in two calls, or give the prompt as token ids.",
+        )
     start = prompt_ids(tokenizer, prompt)
     context = prompt if isinstance(prompt, str) else None
-    ids = tuple(_continuation_ids(tokenizer, context, start, moved + text) for text in continuations)
-    return ScoreRequest(prompt_ids=start, continuations=ids)
+    ids = tuple(
+        _continuation_ids(tokenizer, context, start, moved + item)
+        if isinstance(item, str)
+        else _checked_ids(tokenizer, item)
+        for item in continuations
+    )
+    return ScoreRequest(prompt_ids=start, continuations=ids, top_logprobs=top_logprobs)
 
 
 def check_texts(texts: Sequence[str]) -> None:
     """Raise `InvalidRequestError` unless these are one or more texts, none of them empty."""
-    if isinstance(texts, str) or not hasattr(texts, "__len__"):
-        raise InvalidRequestError(f"{texts!r} is no list.", remedy="Give a list of texts, if only of one.")
-    if not len(texts):
-        raise InvalidRequestError("there is nothing to score.", remedy="Give at least one text.")
+    _check_list(texts)
     for text in texts:
         if not isinstance(text, str) or not text:
             raise InvalidRequestError(
-                f"{text!r} cannot be scored.", remedy="Give texts of at least one character."
+                f"{text!r:.60} cannot be scored.", remedy="Give texts of at least one character."
             )
 
 
-def continuations_per_prompt(continuations: Continuations, count: int, is_batch: bool) -> list[Sequence[str]]:
+def check_continuations(continuations: Sequence[Continuation]) -> None:
+    """Raise `InvalidRequestError` unless these are one or more texts or lists of token ids, none empty."""
+    _check_list(continuations)
+    for item in continuations:
+        if (not isinstance(item, str) and not _is_token_ids(item)) or not len(item):
+            raise InvalidRequestError(
+                f"{item!r:.60} cannot be scored.",
+                remedy="Give texts of at least one character, or lists of token ids.",
+            )
+
+
+def continuations_per_prompt(
+    continuations: Continuations, count: int, is_batch: bool
+) -> list[Sequence[Continuation]]:
     """One list for each of `count` prompts: the same for all or, in a batch, as given."""
+    _check_list(continuations, may_be_empty=True)
     items: list[Any] = list(continuations)
-    if not is_batch or not items or isinstance(continuations, str) or isinstance(items[0], str):
-        return [cast(Sequence[str], continuations)] * count
+    is_one_list = not items or isinstance(items[0], str) or _is_token_ids(items[0])
+    if not is_batch or is_one_list:
+        return [cast(Sequence[Continuation], continuations)] * count
     if len(items) != count:
         raise InvalidRequestError(
             f"there are {count} prompts and {len(items)} lists of continuations.",
             remedy="Give one list per prompt, or one list of texts for all.",
         )
     return items
+
+
+def text_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """A whole text's own tokens, as they stand at the beginning of the model's input, without BOS."""
+    try:
+        return tuple(tokenizer.encode(text, prefix_space=True))
+    except TokenizerError as error:
+        raise InvalidRequestError(f"the text cannot be tokenized: {error}") from error
+
+
+def _check_list(items: Sequence[object], *, may_be_empty: bool = False) -> None:
+    if isinstance(items, str) or not hasattr(items, "__len__"):
+        raise InvalidRequestError(f"{items!r:.60} is no list.", remedy="Give a list, if only of one.")
+    if not may_be_empty and not len(items):
+        raise InvalidRequestError("there is nothing to score.", remedy="Give at least one text.")
+
+
+def _is_token_ids(item: object) -> bool:
+    """Judged by its first element, so that a list of 100,000 is not read twice."""
+    return isinstance(item, Sequence | np.ndarray) and len(item) > 0 and hasattr(item[0], "__index__")
 
 
 def _continuation_ids(
@@ -109,7 +158,7 @@ def _checked_ids(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[int, ...]:
         checked = tuple(index(item) for item in ids)
     except TypeError as error:
         raise InvalidRequestError(
-            "a prompt is neither a text nor a list of token ids.", remedy="Give a str or whole numbers."
+            f"{ids!r:.60} is neither a text nor a list of token ids.", remedy="Give a str or whole numbers."
         ) from error
     wrong = next((item for item in checked if not 0 <= item < tokenizer.vocab_size), None)
     if wrong is not None:
