@@ -29,16 +29,16 @@ class TorchLogitRows:
 
     def sample(self, plan: SamplePlan) -> SampledRows:
         with torch.inference_mode(), np.errstate(all="ignore"):
-            logits = self._padded(plan.rows)
+            logits = self._rows(plan.rows)
             if logits.device.type == "cpu" and is_plain_greedy(plan):
                 return sample_greedy(logits, plan)
             return Sampling(logits, plan, self._workspace, self._logits.shape[1]).run()
 
     def score(self, rows: Ints, targets: Ints, top_logprobs: int) -> ScoredRows:
         with torch.inference_mode(), np.errstate(all="ignore"):
-            return score_rows(
-                self._padded, rows, targets, min(top_logprobs, self._logits.shape[1]), self._workspace
-            )
+            vocab_size = self._logits.shape[1]
+            count = min(top_logprobs, vocab_size)
+            return score_rows(self._rows, vocab_size, rows, targets, count, self._workspace)
 
     def log_softmax(self, rows: Ints) -> Floats:
         with torch.inference_mode():
@@ -48,18 +48,20 @@ class TorchLogitRows:
             logprobs: Floats = torch.log_softmax(logits, dim=1, out=logits).cpu().numpy()
         return logprobs
 
-    def _padded(self, rows: Ints) -> Tensor:
-        """Chosen rows as float32 with -inf past the vocabulary, to be read only: in the workspace, or the
-        logits themselves where nothing has to change."""
+    def _rows(self, rows: Ints, is_padded: bool = True) -> Tensor:
+        """Chosen rows as float32, to be read only: in the workspace, or the logits themselves where nothing
+        has to change. Padded means that -inf follows the vocabulary up to whole blocks."""
         logits = self._logits
-        count, vocab_size = logits.shape
-        width = padded_width(vocab_size)
-        is_all = len(rows) == count and (rows == np.arange(count)).all()
-        if is_all and width == vocab_size and logits.dtype == torch.float32 and logits.is_contiguous():
-            return logits
-        padded = self._workspace.rows("raw", len(rows), width)
+        count, vocab_size = len(rows), logits.shape[1]
+        width = padded_width(vocab_size) if is_padded else vocab_size
+        is_run = count > 0 and (rows == np.arange(rows[0], rows[0] + count)).all()
+        if is_run:
+            logits = logits[int(rows[0]) : int(rows[0]) + count]
+            if width == vocab_size and logits.dtype == torch.float32 and logits.is_contiguous():
+                return logits
+        padded = self._workspace.rows("raw", count, width)
         padded[:, vocab_size:] = float("-inf")
-        if not is_all:
+        if not is_run:
             logits = logits.index_select(0, torch.from_numpy(rows).to(logits.device))
         padded[:, :vocab_size].copy_(logits)
         return padded

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -12,73 +13,134 @@ from dcmodel.logits import Bools, Floats, Ints, ScoredRows
 from lmql_backends.transformers.row_ops import Doubles, block_max, log_sum_exp, top
 from lmql_backends.transformers.workspace import Workspace
 
-# Rows scored at a time.
-SCORED_ROWS = 64
+# Rows are scored in blocks of so many bytes: what several passes read stays in the cache.
+HOST_BYTES, DEVICE_BYTES = 2 << 20, 16 << 20
 # From this many targets in one row on, sorting the row is cheaper than comparing with each.
-MANY_TARGETS = 64
+MANY_TARGETS = 16
+
+RowsOf = Callable[[Ints, bool], Tensor]
+"""Chosen rows as float32, to be read only; padded to whole blocks where that is asked."""
 
 
 def score_rows(
-    rows_of: Callable[[Ints], Tensor], rows: Ints, targets: Ints, top_count: int, workspace: Workspace
+    rows_of: RowsOf, vocab_size: int, rows: Ints, targets: Ints, top_count: int, workspace: Workspace
 ) -> ScoredRows:
-    """`rows_of` gives padded float32 rows; see `LogitRows.score` for the rest."""
+    """See `LogitRows.score`."""
     result = ScoredRows(
         logprob=np.zeros(len(rows), dtype=np.float32),
         rank=np.zeros(len(rows), dtype=np.int64),
         is_finite=np.zeros(len(rows), dtype=np.bool_),
         top=no_top(len(rows), top_count),
     )
-    distinct, places = np.unique(rows, return_inverse=True)
-    for start in range(0, len(distinct), SCORED_ROWS):
-        members = np.flatnonzero((places >= start) & (places < start + SCORED_ROWS))
-        logits = rows_of(distinct[start : start + SCORED_ROWS])
-        scratch = workspace.rows("scratch", *logits.shape)
-        _score(logits, scratch, places[members] - start, targets[members], members, result)
+    order = np.argsort(rows, kind="stable")
+    distinct, first = np.unique(rows[order], return_index=True)
+    bounds = np.append(first, len(rows))
+    is_host = workspace.device.type == "cpu"
+    size = max(1, (HOST_BYTES if is_host else DEVICE_BYTES) // (4 * vocab_size))
+    for start, stop in _runs(distinct, size):
+        members = order[bounds[start] : bounds[stop]]
+        places = np.searchsorted(distinct, rows[members]) - start
+        logits = rows_of(distinct[start:stop], bool(top_count) or not is_host)
+        score = _score_host if is_host else _score_device
+        total = score(logits, places, targets[members], members, result, workspace)
+        if top_count:
+            is_finite = np.isfinite(total)
+            ids, values = top_of(top(logits, block_max(logits), top_count), total, is_finite)
+            result.top[0][members], result.top[1][members] = ids[places], values[places]
     return result
 
 
-def _score(
-    logits: Tensor, scratch: Tensor, places: Ints, targets: Ints, members: Ints, result: ScoredRows
-) -> None:
-    """Score ``targets[i]`` in row ``places[i]``; results go to ``result[members]``."""
-    maxima = block_max(logits)
-    largest = maxima.amax(1)
-    total = log_sum_exp(logits, largest, scratch).cpu().double().numpy()
-    is_finite = finite_rows(largest)
+def _runs(rows: Ints, size: int) -> Iterator[tuple[int, int]]:
+    """Cut ascending rows into runs of neighbours (which need no copy), of at most `size` rows."""
+    ends = [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+    for start, stop in pairwise([0, *ends]):
+        for begin in range(start, stop, size):
+            yield begin, min(begin + size, stop)
+
+
+def _score_host(
+    logits: Tensor, places: Ints, targets: Ints, members: Ints, result: ScoredRows, workspace: Workspace
+) -> Doubles:
+    """Score ``targets[i]`` in row ``places[i]`` (ascending); results go to ``result[members]``.
+
+    Returns the log of each row's sum of exponentials; NaN or inf where the row is not finite.
+    """
+    scratch = workspace.rows("scratch", *logits.shape)
+    torch.softmax(logits, dim=1, out=scratch)
+    host, each = logits.numpy(), np.arange(len(logits))
+    best = host.argmax(axis=1)
+    # softmax of the maximum is 1 / sum(exp(x - max)).
+    total: Doubles = host[each, best].astype(np.float64) - np.log(
+        scratch.numpy()[each, best].astype(np.float64)
+    )
+    target = host[places, targets]
+    _set_scores(result, members, places, target.astype(np.float64), total)
+    result.rank[members] = _host_ranks(host, places, target)
+    return total
+
+
+def _score_device(
+    logits: Tensor, places: Ints, targets: Ints, members: Ints, result: ScoredRows, workspace: Workspace
+) -> Doubles:
+    """The same with few, large operations."""
+    scratch = workspace.rows("scratch", *logits.shape)
+    total: Doubles = log_sum_exp(logits, block_max(logits).amax(1), scratch).cpu().double().numpy()
     cells = (torch.from_numpy(places).to(logits.device), torch.from_numpy(targets).to(logits.device))
     target = logits[cells]
-    logprob = target.cpu().double().numpy() - total[places]
-    result.is_finite[members] = is_finite[places]
-    result.logprob[members] = np.where(is_finite[places], logprob, 0.0)
-    result.rank[members] = _ranks(logits, places, target, scratch)
-    count = result.top[0].shape[1]
-    if count:
-        ids, values = top_of(top(logits, maxima, count), total, is_finite)
-        result.top[0][members], result.top[1][members] = ids[places], values[places]
+    _set_scores(result, members, places, target.cpu().double().numpy(), total)
+    result.rank[members] = _device_ranks(logits, places, target)
+    return total
 
 
-def _ranks(logits: Tensor, places: Ints, target: Tensor, scratch: Tensor) -> Ints:
-    """[n] how many logits of row ``places[i]`` are above ``target[i]``."""
-    if len(places) == logits.shape[0] and (places == np.arange(len(places))).all():
-        counts: Ints = _count_above(logits, target.unsqueeze(1), scratch)
-        return counts
+def _set_scores(result: ScoredRows, members: Ints, places: Ints, target: Doubles, total: Doubles) -> None:
+    is_finite = np.isfinite(total)[places]
+    result.is_finite[members] = is_finite
+    result.logprob[members] = np.where(is_finite, target - total[places], 0.0)
+
+
+def _host_ranks(logits: Floats, places: Ints, target: Floats) -> Ints:
+    """[n] how many logits of row ``places[i]`` are above ``target[i]``; `places` ascend."""
     ranks = np.zeros(len(places), dtype=np.int64)
-    for row in np.unique(places):
-        members = np.flatnonzero(places == row)
-        wanted = target[torch.from_numpy(members).to(target.device)]
-        if len(members) >= MANY_TARGETS:
-            ascending = logits[row].sort().values
-            ranks[members] = logits.shape[1] - torch.searchsorted(ascending, wanted, right=True).cpu().numpy()
+    above = np.empty(logits.shape[1], dtype=np.bool_)
+    # A comparison of a whole row takes ten times as long as the turn of a loop.
+    for row, start, stop in _by_row(places):
+        if stop - start >= MANY_TARGETS:
+            ascending = np.sort(logits[row])
+            ranks[start:stop] = logits.shape[1] - ascending.searchsorted(target[start:stop], side="right")
             continue
-        for member, value in zip(members, wanted, strict=True):
-            ranks[member] = _count_above(logits[row : row + 1], value, scratch[row : row + 1])[0]
+        for place in range(start, stop):
+            np.greater(logits[row], target[place], out=above)
+            ranks[place] = np.count_nonzero(above)
     return ranks
 
 
-def _count_above(logits: Tensor, target: Tensor, scratch: Tensor) -> Ints:
-    # Summing floats is several times as fast as counting booleans; exact up to 2**24 tokens.
-    counts: Ints = torch.gt(logits, target, out=scratch).sum(1).long().cpu().numpy()
-    return counts
+def _device_ranks(logits: Tensor, places: Ints, target: Tensor) -> Ints:
+    """The same: first one target of each row at once, then the second of each row that has two, ..."""
+    ranks = torch.zeros(len(places), dtype=torch.long, device=logits.device)
+    turns = np.zeros(len(places), dtype=np.int64)
+    for row, start, stop in _by_row(places):
+        turns[start:stop] = np.arange(stop - start)
+        if stop - start >= MANY_TARGETS:
+            turns[start:stop] = -1
+            ascending = logits[row].sort().values
+            found = torch.searchsorted(ascending, target[start:stop].contiguous(), right=True)
+            ranks[start:stop] = logits.shape[1] - found
+    for turn in range(int(turns.max(initial=-1)) + 1):
+        members = np.flatnonzero(turns == turn)
+        index = torch.from_numpy(members).to(logits.device)
+        rows = logits
+        if len(members) < len(logits):
+            rows = logits.index_select(0, torch.from_numpy(places[members]).to(logits.device))
+        ranks[index] = (rows > target[index].unsqueeze(1)).sum(1)
+    found_ranks: Ints = ranks.cpu().numpy()
+    return found_ranks
+
+
+def _by_row(places: Ints) -> Iterator[tuple[int, int, int]]:
+    """Each row of ascending places, and where it starts and stops."""
+    rows, starts = np.unique(places, return_index=True)
+    stops = [*starts[1:].tolist(), len(places)]
+    yield from zip(rows.tolist(), starts.tolist(), stops, strict=True)
 
 
 def finite_rows(largest: Tensor) -> Bools:

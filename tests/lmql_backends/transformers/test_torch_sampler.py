@@ -12,6 +12,7 @@ from dcmodel.logits import SampledRows, SamplePlan
 from dcmodel.mask import mask_words
 from dcmodel.sampler import NumpyLogitRows
 from lmql_backends.transformers.sampler import TorchLogitRows, Workspace
+from lmql_backends.transformers.scoring import _score_device, _score_host
 
 NO_TRIPLES = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
 
@@ -239,6 +240,63 @@ def test_scores_agree_with_the_numpy_reference(top_logprobs):
         np.testing.assert_allclose(found.logprob[ok], expected.logprob[ok], atol=2e-5)
         np.testing.assert_array_equal(found.rank[ok], expected.rank[ok])
         np.testing.assert_array_equal(found.top[0][ok], expected.top[0][ok])
+
+
+# On other devices than the CPU, rows are always padded to whole blocks.
+@pytest.mark.parametrize(
+    ("way", "vocab_size"), [(_score_host, 900), (_score_host, 1280), (_score_device, 1280)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_targets_of_trees_are_scored_in_every_way(way, vocab_size, dtype, monkeypatch):
+    # Many in a few rows, few in many rows, in rows with gaps between them, in blocks of three rows.
+    monkeypatch.setattr("lmql_backends.transformers.scoring._score_host", way)
+    monkeypatch.setattr("lmql_backends.transformers.scoring.HOST_BYTES", 3 * 4 * vocab_size)
+    rng = np.random.default_rng(6)
+    logits = (np.round(rng.normal(0, 3, (40, vocab_size)) * 8) / 8).astype(np.float32)
+    logits[7, 5], logits[12, 6] = np.nan, np.inf
+    logits[3, :800] = -np.inf
+    logits = torch.from_numpy(logits).to(dtype).float().numpy()
+    rows = np.concatenate([np.full(30, 3), [20] * 15, [21] * 16, np.arange(5, 30), [39, 5, 39, 0]])
+    targets = rng.integers(0, vocab_size, len(rows))
+    for top_logprobs in (0, 3):
+        tensor = torch.from_numpy(logits).to(dtype)
+        found = TorchLogitRows(tensor, Workspace(torch.device("cpu"))).score(rows, targets, top_logprobs)
+        expected = NumpyLogitRows(logits).score(rows, targets, top_logprobs)
+        ok = expected.is_finite
+        np.testing.assert_array_equal(found.is_finite, ok)
+        np.testing.assert_allclose(found.logprob[ok], expected.logprob[ok], atol=2e-5)
+        np.testing.assert_array_equal(found.rank[ok], expected.rank[ok])
+        np.testing.assert_array_equal(found.top[0][ok], expected.top[0][ok])
+        np.testing.assert_array_equal(tensor.float().numpy(), logits)
+
+
+def test_scoring_nothing_gives_nothing():
+    none = np.zeros(0, dtype=np.int64)
+    found = torch_rows(np.zeros((2, 50), dtype=np.float32)).score(none, none, 2)
+    assert found.logprob.shape == found.rank.shape == found.is_finite.shape == (0,)
+    assert found.top[0].shape == (0, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [2, 0, 2], [1], []])
+def test_whole_distributions_agree_with_the_numpy_reference(rows, dtype):
+    rng = np.random.default_rng(6)
+    logits = torch.from_numpy(rng.normal(0, 3, (4, 40_001)).astype(np.float32)).to(dtype)
+    logits[1, 7] = -torch.inf
+    before = logits.float().numpy().copy()
+    found = TorchLogitRows(logits, Workspace(torch.device("cpu"))).log_softmax(np.array(rows, dtype=np.int64))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, NumpyLogitRows(before).log_softmax(rows), atol=2e-5)
+    found[:] = 0.0  # the caller's own
+    np.testing.assert_array_equal(logits.float().numpy(), before)
+
+
+def test_a_distribution_that_is_none_is_nan_throughout():
+    logits = np.zeros((3, 50), dtype=np.float32)
+    logits[0, 3], logits[2, 4] = np.nan, np.inf
+    found = torch_rows(logits).log_softmax(np.arange(3))
+    assert np.isnan(found[[0, 2]]).all()
+    np.testing.assert_allclose(found[1], -np.log(50), rtol=1e-6)
 
 
 def test_rows_come_back_as_they_are():
