@@ -95,6 +95,9 @@ def build_engine(model: PreTrainedModel, options: LoadOptions, *, name: str) -> 
         return Built(_plain_engine(model, options, reference, name), {**details, "slow": reason})
     if packed:
         details["packed_linears"] = str(packed)
+    if not engine.capabilities.max_branch_tokens:
+        logger.warning("%s scores candidates one by one: branches and plain forwards differ.", name)
+        details["branches"] = "none: they differ from plain forwards"
     limit, shorter = limits.packed_positions(model.config)
     if shorter:
         details["limit"] = f"{limit} of {limits.model_positions(model.config)} positions: {shorter}"
@@ -133,8 +136,9 @@ def _packed_engine(
     reason = _misfit(model, found, positions)
     if not reason and found is not None:
         vocab_size = reference.logprobs[0].shape[1]
-        if agrees(_test_engine(model, found.shapes, vocab_size), reference):
-            has_branches = branches_agree(_test_engine(model, found.shapes, vocab_size), reference)
+        engine = _test_engine(model, found.shapes, vocab_size)
+        if agrees(engine, reference):
+            has_branches = branches_agree(engine, reference)
             return _final_engine(model, options, found.shapes, vocab_size, positions, has_branches), ""
         reason = DIFFERENT
     model.set_attn_implementation(original)
@@ -208,8 +212,6 @@ def _final_engine(
         capabilities = dataclasses.replace(
             capabilities, max_branch_tokens=min(most, capabilities.max_batch_tokens)
         )
-    else:
-        logger.warning("%s computes candidates one by one: branches go wrong.", type(model).__name__)
     return _slot_engine(model, shapes, capabilities)
 
 

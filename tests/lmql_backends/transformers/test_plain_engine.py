@@ -10,7 +10,7 @@ import torch
 from tiny_models import PLAIN_ARCHITECTURES, VOCAB_SIZE, make_model
 
 from dcmodel.backend import LoadOptions
-from dcmodel.engine import Capabilities, GenerateBatch, Span
+from dcmodel.engine import Branches, Capabilities, GenerateBatch, Span
 from dcmodel.errors import EngineError
 from lmql_backends.transformers.fallback import PlainEngine
 from lmql_backends.transformers.loading import build_engine
@@ -85,6 +85,18 @@ def test_a_failed_forward_leaves_the_sequences_as_they_were():
         logprobs(engine, Span(handle, 3, [9], [0]))
 
 
+def test_branches_are_refused_and_change_nothing():
+    model = make_model("gptj")
+    engine = PlainEngine(model, CAPABILITIES, uses_cache=True)
+    handle = engine.allocate(20)
+    logprobs(engine, Span(handle, 0, [5, 6, 7], [2]))
+    with pytest.raises(EngineError, match="no branches"):
+        logprobs(engine, Span(handle, 3, [8], [0], Branches([4], [-1], [0])))
+    np.testing.assert_allclose(
+        logprobs(engine, Span(handle, 3, [9], [0])), plain(model, [5, 6, 7, 9])[-1:], atol=2e-5
+    )
+
+
 @pytest.mark.parametrize("name", PLAIN_ARCHITECTURES)
 def test_loading_falls_back_with_a_warning_and_stays_exact(name, caplog):
     model = make_model(name)
@@ -94,6 +106,7 @@ def test_loading_falls_back_with_a_warning_and_stays_exact(name, caplog):
     assert "cannot be replaced" in built.details["slow"]
     assert "one sequence at a time" in caplog.text
     assert built.engine.capabilities.can_copy == (name != "mamba")
+    assert built.engine.capabilities.max_branch_tokens == 0
     ids = np.random.default_rng(1).integers(3, VOCAB_SIZE, 25).tolist()
     handle, fork = built.engine.allocate(30), built.engine.allocate(30)
     logprobs(built.engine, Span(handle, 0, ids[:12], [11]))

@@ -14,9 +14,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from dcmodel.backend import LoadOptions
-from dcmodel.engine import GenerateBatch, Span
-from dcmodel.errors import ModelLoadError, ModelNotFoundError
-from lmql_backends.transformers import BACKEND
+from dcmodel.engine import Branches, GenerateBatch, Span
+from dcmodel.errors import EngineError, ModelLoadError, ModelNotFoundError
+from lmql_backends.transformers import BACKEND, attention
 from lmql_backends.transformers.cpu_pack import PackedLinear
 from lmql_backends.transformers.engine import TransformersEngine
 from lmql_backends.transformers.fallback import PlainEngine
@@ -175,11 +175,61 @@ def test_a_device_or_dtype_that_is_not_there_is_a_load_error(folder, options):
 def test_the_self_test_accepts_what_fits(name):
     built = build_engine(make_model(name), CPU, name=name)
     assert isinstance(built.engine, TransformersEngine), built.details
+    assert built.engine.capabilities.max_branch_tokens == 512
+    assert "branches" not in built.details
 
 
 def test_the_self_test_accepts_bfloat16():
     built = build_engine(make_model("llama", dtype=torch.bfloat16), CPU, name="llama")
     assert isinstance(built.engine, TransformersEngine), built.details
+    assert built.engine.capabilities.max_branch_tokens == 512
+
+
+@pytest.mark.parametrize("damage", ["siblings seen", "nothing computed", "too many"])
+def test_an_engine_whose_branches_go_wrong_computes_none(damage, monkeypatch, caplog):
+    attend = attention.attend_branches
+
+    def wrong(branches, *rest):
+        if damage == "too many":
+            raise RuntimeError("the kernel takes at most three branches")
+        if damage == "siblings seen":
+            branches.sees |= np.tril(np.ones_like(branches.sees))
+            attend(branches, *rest)
+
+    monkeypatch.setattr("lmql_backends.transformers.attention.attend_branches", wrong)
+    model = make_model("llama")
+    expected = make_model("llama")(input_ids=torch.tensor([[5, 6, 7]])).logits[0].detach().numpy()
+    built = build_engine(model, CPU, name="llama")
+    assert isinstance(built.engine, TransformersEngine)
+    assert built.engine.capabilities.max_branch_tokens == 0
+    assert "differ" in built.details["branches"]
+    assert "candidates one by one" in caplog.text
+    handle = built.engine.allocate(9)
+    found = built.engine.forward(GenerateBatch([Span(handle, 0, [5, 6, 7], range(3))])).to_numpy()
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    with pytest.raises(EngineError, match="more than 0"):
+        built.engine.forward(GenerateBatch([Span(handle, 3, [], [], Branches([4], [-1], [0]))]))
+
+
+@pytest.mark.parametrize(
+    ("options", "branch_tokens", "rows"),
+    [
+        (LoadOptions(device="cpu", kv_tokens=1000), 512, (128 << 20) // (4 * VOCAB_SIZE)),
+        (LoadOptions(device="cpu", kv_tokens=1000, max_batch_tokens=40), 40, (128 << 20) // (4 * VOCAB_SIZE)),
+    ],
+)
+def test_branches_and_rows_of_logits_have_limits(options, branch_tokens, rows):
+    capabilities = build_engine(make_model("llama"), options, name="llama").engine.capabilities
+    assert (capabilities.max_branch_tokens, capabilities.max_batch_rows) == (branch_tokens, rows)
+
+
+@pytest.mark.parametrize(("sequences", "rows"), [(2, 16), (40, 40)])
+def test_each_sequence_gets_its_row_of_logits(sequences, rows, monkeypatch):
+    monkeypatch.setattr("lmql_backends.transformers.loading.CPU_LOGIT_BYTES", 4 * VOCAB_SIZE * 5)
+    options = LoadOptions(device="cpu", kv_tokens=1000, max_sequences=sequences)
+    for name in ("llama", "gptj"):
+        capabilities = build_engine(make_model(name), options, name=name).engine.capabilities
+        assert capabilities.max_batch_rows == rows
 
 
 def test_a_model_that_hides_something_from_the_attention_runs_plainly():
