@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import subprocess
 import sys
 
@@ -184,6 +185,107 @@ def test_choose_prints_the_likeliest_first_and_json_in_the_order_given(dcmodel):
     assert result["text"] == "y"
     assert [item["text"] for item in result["results"]] == ["xx", "y"]
     assert sum(item["probability"] for item in result["results"]) == pytest.approx(1.0)
+
+
+def test_score_by_other_names_and_against_an_unconditional_prompt(dcmodel, loads):
+    code, out, err = dcmodel("score", "abc", "xx", "y", "--unconditional", "a")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].split() == ["logprob", "pmi", "probability", "text"]
+    assert out.splitlines()[1].split() == ["-2.0000", "0.0000", "0.1353", "'xx'"]
+    assert loads[-1].scored[0].prompt_ids != loads[-1].scored[1].prompt_ids
+    first = json.loads(dcmodel("score", "abc", "--json", "xx", "y", "--top-logprobs", "2")[1])["results"][0]
+    assert (first["mean_logprob"], first["byte_logprob"], first["pmi"]) == (-1.0, -1.0, None)
+    assert set(first) >= {"ranks", "top_logprobs", "is_greedy", "token_ids"}
+    assert loads[-1].scored[0].top_logprobs == 2
+
+
+def test_score_takes_token_ids(dcmodel, loads):
+    code, _, err = dcmodel("score", "abc", "50,51", "52", "--token-ids")
+    assert (code, err) == (0, "")
+    assert loads[-1].scored[0].continuations == ((50, 51), (52,))
+    code, out, err = dcmodel("score", "abc", "5x", "--token-ids")
+    assert (code, out) == (1, "")
+    assert err.startswith("Error: '5x' is no list of token ids. Write them like 12,345")
+
+
+def test_score_takes_whole_files(dcmodel, tmp_path):
+    texts = {"one.txt": "yes no maybe", "two.txt": "answer"}
+    paths = [str(tmp_path / name) for name in texts]
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    code, out, err = dcmodel("score", "--rolling", *paths, "--window", "3", "--overlap", "2")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].split()[:3] == ["logprob", "bits/byte", "perplexity"]
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["-12.0000", "-6.0000"]
+    results = json.loads(dcmodel("score", "--rolling", *paths, "--json")[1])["results"]
+    assert [item["file"] for item in results] == paths
+    assert [item["byte_logprob"] for item in results] == [-1.0, -1.0]
+    assert results[0]["bits_per_byte"] == pytest.approx(1 / math.log(2))
+    assert len(results[0]["logprobs"]) == len(results[0]["token_ids"])
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("score",),
+        ("score", "abc", "x", "--rolling", "f"),
+        ("score", "--rolling", "f", "--unconditional", "a"),
+        ("score", "--rolling", "f", "--token-ids"),
+        ("score", "abc", "x", "--window", "5"),
+        ("choose", "abc", "a", "--end-of-text", "perhaps"),
+        ("generate", "abc", "--sampling", "nucleus"),
+    ],
+)
+def test_what_does_not_go_together_is_a_usage_error(dcmodel, argv):
+    code, out, err = dcmodel(*argv)
+    assert (code, out) == (2, "")
+    assert "usage: dcmodel" in err
+
+
+def test_choose_says_whether_ends_counted(dcmodel, loads):
+    def choose(*arguments):
+        code, out, err = dcmodel("choose", "abc", *arguments, "--json")
+        assert (code, err) == (0, "")
+        return json.loads(out)
+
+    assert choose("x", "y")["ended"] is False
+    assert choose("x", "y", "--end-of-text", "yes")["ended"] is True
+    assert choose("q", "qq")["ended"] is True
+    assert choose("q", "qq", "--end-of-text", "no")["ended"] is False
+    result = choose("x", "yy", "--normalizer", "pmi", "--unconditional", "a")
+    assert [item["pmi"] for item in result["results"]] == [0.0, 0.0]
+    assert [item["probability"] for item in result["results"]] == [0.5, 0.5]
+    assert choose("x", "yy", "--normalizer", "byte")["results"][1]["probability"] == 0.5
+
+
+def test_pmi_without_its_prompt_is_one_error_line(dcmodel):
+    code, out, err = dcmodel("choose", "abc", "a", "b", "--normalizer", "pmi")
+    assert (code, out) == (1, "")
+    assert err.startswith("Error: normalizer is 'pmi' and there is no unconditional prompt")
+    assert err.count("\n") == 1
+
+
+def test_generate_prints_all_texts_the_best_first(dcmodel, loads):
+    code, out, err = dcmodel("generate", "abc", "--n", "3", "--temperature", "1", "--seed", "5")
+    assert (code, err, out) == (0, "", "ABC\nABC\nABC\n")
+    assert loads[-1].requests[0].sampling.seed == 5
+    result = json.loads(
+        dcmodel("generate", "abc", "--best-of", "4", "--n", "2", "--temperature", "1", "--json")[1]
+    )
+    assert [item["text"] for item in result["alternatives"]] == ["ABC"]
+    assert result["score"] == result["alternatives"][0]["score"] == -0.5
+
+
+def test_options_that_do_not_go_together_are_one_error_line(dcmodel):
+    for options, part in [
+        (("--n", "2"), "n is 2 and temperature is 0"),
+        (("--beams", "2", "--temperature", "1"), "temperature is 1.0 and beams is 2"),
+        (("--sampling", "exact", "--temperature", "0"), "temperature is 0"),
+        (("--particles", "9"), "particles is 9"),
+    ]:
+        code, out, err = dcmodel("generate", "abc", *options)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert part in err
 
 
 def test_tokenize_shows_ids_and_bytes(dcmodel):

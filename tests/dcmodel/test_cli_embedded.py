@@ -98,6 +98,35 @@ def test_score_and_choose():
     assert sum(item["probability"] for item in choice["results"]) == pytest.approx(1.0)
 
 
+def test_score_and_choose_by_other_measures():
+    scores = result("score", "3 + 4 =", " 7", " 8", "--unconditional", "=")["results"]
+    assert scores[0]["pmi"] > 0 > scores[1]["pmi"]
+    nested = result("choose", "3 + 4 =", " 7", " 70")
+    assert nested["ended"] is True
+    assert nested["text"] == " 7"
+
+
+def test_score_of_a_whole_file(tmp_path):
+    text = tmp_path / "sums.txt"
+    text.write_text("3 + 4 = 7\n2 + 2 = 4\n")
+    (whole,) = result("score", "--rolling", str(text), "--window", "16")["results"]
+    assert 0 < whole["bits_per_byte"] < 8
+    assert whole["logprob"] == pytest.approx(sum(whole["logprobs"]))
+
+
+def test_beams_and_exact_sampling():
+    beams = result("generate", "3 + 4 =", "--regex", " [0-9]+", "--beams", "4", "--n", "3")
+    assert beams["text"] == " 7"
+    scores = [beams["score"], *(item["score"] for item in beams["alternatives"])]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+    exact = result("generate", "3 + 4 =", "--regex", " [0-9]{1,2}", "--sampling", "exact", "--seed", "1")
+    assert exact["certificate"]["semantics"] == "global"
+    weights = [exact["weight"], *(item["weight"] for item in exact.get("alternatives", []))]
+    assert sum(weights) == pytest.approx(1.0)
+    assert exact["log_z"] < 0
+
+
 def test_a_file_of_prompts(tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"{number} + 1 =\n" for number in range(8)))
