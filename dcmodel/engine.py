@@ -105,7 +105,7 @@ class Engine(ABC):
     def reserve(self, sequence: int, length: int) -> bool:
         """Make room so that `sequence` can hold `length` tokens; False, and nothing changed, if full.
 
-        Branches take room as well while they are computed, up to `max_branch_tokens` past `max_positions`.
+        Branches need none: an engine that keeps them while it computes has room for a batch of them apart.
         """
 
     @abstractmethod

@@ -21,19 +21,16 @@ class ScoreJob:
     def __init__(self, request: ScoreRequest, limits: Capabilities) -> None:
         self._request = request
         prompt, top = request.prompt_ids, request.top_logprobs
+        # Parts of a tree repeat the ancestors of their first token: deep trees are better off as sequences.
         longest = limits.max_branch_tokens // 2
         distinct = dict.fromkeys(request.continuations)
-        short = [item for item in distinct if longest and len(item) - 1 <= longest]
-        self._alone = {
-            item: _given(prompt, item, top) for item in distinct if not longest or len(item) - 1 > longest
-        }
-        self._short = short
+        self._short = short = [item for item in distinct if longest and len(item) - 1 <= longest]
+        in_tree = set(short)
+        self._alone = {item: _given(prompt, item, top) for item in distinct if item not in in_tree}
         self._tree: CandidateSequence | None = None
         if short:
-            room = min(limits.max_branch_tokens, limits.kv_tokens - len(prompt))
-            deepest = max(len(item) - 1 for item in short)
             tree = CandidateTree(short, top)
-            self._tree = CandidateSequence(prompt, tree, max_part=max(room, deepest))
+            self._tree = CandidateSequence(prompt, tree, max_part=limits.max_branch_tokens)
         self._prompt = None
         if request.prompt_logprobs is not None:
             self._prompt = _given(prompt[:1], prompt[1:], request.prompt_logprobs)

@@ -58,13 +58,6 @@ class CandidateTree:
     def is_done(self) -> bool:
         return self.has_top and self._next == len(self._inner)
 
-    def largest_part(self, limit: int) -> int:
-        """How many tokens the next part has at most, within `limit`."""
-        left = len(self._inner) - self._next
-        if not left:
-            return 0
-        return min(limit, left + len(self._ancestors(int(self._inner[self._next]))))
-
     def part(self, max_tokens: int, max_rows: int) -> Part | None:
         """The next inner edges that fit, with the ancestors of the first one, which are computed again;
         None: nothing is left, or not even one fits."""

@@ -36,10 +36,6 @@ class CandidateSequence(Sequence):
         return len(self.token_ids)
 
     @property
-    def room(self) -> int:
-        return self.end + self.tree.largest_part(self._max_part)
-
-    @property
     def is_complete(self) -> bool:
         return self.error is not None or self.cancelled or self.tree.is_done
 

@@ -47,7 +47,6 @@ class KVManager:
         if reuse < MIN_SHARED:
             donor, reuse = None, 0
         length = min(len(sequence.token_ids) + HEADROOM, max(sequence.limit, len(sequence.token_ids)))
-        length = max(length, sequence.room)
         handle = self._allocate(length, keep=donor)
         if handle is None and donor is not None and donor.idle:
             return self._take_over(sequence, donor, reuse)
@@ -62,7 +61,7 @@ class KVManager:
 
     def grow(self, sequence: Sequence) -> bool:
         """Room for everything that the sequence's next step adds; evicts idle prefixes as needed."""
-        while not self._engine.reserve(sequence.handle, sequence.room):
+        while not self._engine.reserve(sequence.handle, sequence.end):
             if not self._evict(None):
                 return False
         return True

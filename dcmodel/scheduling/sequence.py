@@ -150,11 +150,6 @@ class Sequence:
         return len(self.token_ids) - (self.ending is not None)
 
     @property
-    def room(self) -> int:
-        """How many tokens of KV its next step takes."""
-        return self.end
-
-    @property
     def is_masked(self) -> bool:
         return self.matcher is not None or self.mask is not None
 

@@ -103,7 +103,7 @@ class FakeEngine(Engine):
         for span in batch.spans:
             held = self.sequences[span.sequence]
             assert span.start == len(held), "positions must follow"
-            assert span.start + span.num_tokens <= self.capacity[span.sequence], "no room was reserved"
+            assert span.start + len(span.token_ids) <= self.capacity[span.sequence], "no room was reserved"
             assert list(span.wanted) == sorted(set(span.wanted))
             grown = span.branches.token_ids if span.branches is not None else []
             assert len(grown) <= self.max_branch_tokens

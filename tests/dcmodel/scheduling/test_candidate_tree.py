@@ -64,13 +64,11 @@ def test_one_forward_where_everything_fits():
     candidates = random_candidates(np.random.default_rng(0), 100)
     tree = CandidateTree(candidates)
     assert run(tree, lambda: (10_000, 10_000)) == [tree.num_inner]
-    assert tree.largest_part(10_000) == 0
 
 
 def test_single_tokens_cost_no_branches():
     tree = CandidateTree([(1,), (5,), (1,)])
     assert tree.num_inner == 0
-    assert tree.largest_part(64) == 0
     assert run(tree, lambda: (64, 64)) == [0]
     assert [item[0] for item in tree.results()] == [
         pytest.approx([logprob((token,))], rel=1e-6) for token in (1, 5, 1)
@@ -85,7 +83,6 @@ def test_too_little_room_gives_no_part():
     assert tree.part(2, 64) is None  # two ancestors leave no room for another token
     assert tree.part(3, 64).branches.token_ids == [1, 2, 3]
     assert tree.part(64, 0) is None
-    assert tree.largest_part(64) == 4
 
 
 def _zeros(targets):

@@ -61,7 +61,6 @@ async def test_prompt_and_tree_are_one_forward():
         {"max_branch_tokens": 12},
         {"max_batch_rows": 16},
         {"max_batch_tokens": 20, "max_branch_tokens": 20},
-        {"kv_tokens": 40},
         {"max_branch_tokens": 0},
     ],
 )
