@@ -31,7 +31,7 @@ def attend_branches(
     past_keys = branches.segment.keys[layer][branches.slot]
     past_values = branches.segment.values[layer][branches.slot]
     end = branches.end
-    is_dense = scores.is_plain and query.device.type != "cpu"
+    is_dense = prefers_dense(query, scores)
     copies = 1 if is_dense else shared
     for block in branches.blocks(count if is_dense else block_rows, scores.window, copies, query):
         past = Seen(past_keys[:, :, block.low : end], past_values[:, block.low : end], block.past_mask)
@@ -44,6 +44,11 @@ def attend_branches(
                 queries.flatten(1, 2), past, own, scores, heads=heads, sink_rows=(1, shared, queries.shape[2])
             )
         context[block.rows] = attended.view(heads * shared, queries.shape[2], -1).transpose(0, 1)
+
+
+def prefers_dense(query: Tensor, scores: Scores) -> bool:
+    """Whether torch's own attention over all branches at once is the faster way."""
+    return scores.is_plain and query.device.type != "cpu"
 
 
 def attend_dense(query: Tensor, past: Seen, own: Seen, scores: Scores) -> Tensor:
