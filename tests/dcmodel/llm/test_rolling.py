@@ -6,8 +6,11 @@ import math
 import random
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from dcmodel.errors import CapabilityError, ContextLengthError, InvalidRequestError
+from dcmodel.llm.prompts import text_ids
+from dctokenizers import from_huggingface
 
 WORDS = ["yes", "no", "maybe", "answer", "question", "name", "age", "true", "the", "quick", "fox"]
 
@@ -114,3 +117,17 @@ def test_a_window_beyond_the_context_is_refused(llm):
 def test_an_empty_text_is_refused(llm, text):
     with pytest.raises(InvalidRequestError, match="empty"):
         llm.rolling(text)
+
+
+def test_a_text_is_tokenized_as_at_the_beginning_of_the_models_input():
+    """Families with a dummy space put it before the first word; no BOS is among the tokens."""
+    pieces = ["<unk>", "\u2581", "y", "e", "s", "\u2581y", "\u2581ye", "\u2581yes"]
+    merges = [("\u2581", "y"), ("\u2581y", "e"), ("\u2581ye", "s")]
+    vocabulary = {piece: place for place, piece in enumerate(pieces)}
+    hf = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>"))
+    hf.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    hf.decoder = decoders.Metaspace(prepend_scheme="first")
+    tokenizer = from_huggingface(hf)
+    assert tokenizer.has_prefix_space
+    assert text_ids(tokenizer, "yes") == tuple(hf.encode("yes", add_special_tokens=False).ids)
+    assert text_ids(tokenizer, "yes") != tuple(tokenizer.encode("yes"))

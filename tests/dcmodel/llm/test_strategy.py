@@ -149,8 +149,12 @@ async def test_beams_are_those_of_the_decoding_package(llm):
     request = GenerateRequest(prompt_ids=tuple(llm.tokenizer.encode_prompt("yes")), max_tokens=5)
     session = await llm.model.session(request)
     options = {"max_tokens": 5, "heal": False, "beams": 4, "n": 3}
-    expected = await beam_search(session, 4, keep=3, length_penalty=0.5)
-    assert texts(llm.generate("yes", length_penalty=0.5, **options)) == texts(expected)
+    for penalty in (0.0, 0.5, 1.0):
+        expected = await beam_search(session, 4, keep=3, length_penalty=penalty)
+        found = llm.generate("yes", length_penalty=penalty, **options)
+        assert texts(found) == texts(expected)
+        assert found.score == close(expected.score)
+        assert found.score == close(found.raw_logprob / len(found.token_ids) ** penalty)
     diverse = await diverse_beam_search(session, 4, 2, 1.5, keep=3)
     found = await llm.agenerate("yes", beam_groups=2, diversity=1.5, **options)
     assert texts(found) == texts(diverse)
