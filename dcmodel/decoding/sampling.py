@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,11 +27,14 @@ async def sample(session: Session, n: int = 1) -> Completion:
     """`n` independent samples under the session's own `SamplingParams`, drawn side by side.
 
     The first one; the others are its `alternatives`, in the order in which they were drawn. The seeds of
-    the samples follow from the session's, so that they differ from one another and come again.
+    the samples follow from the session's, so that they differ from one another and come again. Raises
+    `DeadEndError` where any of them ran into one.
     """
     check_integer("n", n, low=1)
     owns = [session.fork() for _ in range(n)]
-    await asyncio.gather(*map(run_to_end, owns))
+    for answer in await together(map(run_to_end, owns)):
+        if answer is not None:
+            raise answer
     return with_alternatives([own.completion() for own in owns])
 
 

@@ -27,9 +27,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-SMALL_REST = 0.05
+SMALL_REST = 0.1
 """The last draw comes once the unknown mass is at most this share of the accepted one ..."""
-MAX_CHECKS = 16
+MAX_CHECKS = 8
 """... or after so many."""
 
 UNKNOWN, ACCEPTED, REFUSED = 0, 1, 2
@@ -41,8 +41,8 @@ class Judgements:
     def __init__(
         self, token_ids: NDArray[np.int64], probs: NDArray[np.float64], judge: Callable[[int], bool] | None
     ) -> None:
-        """`probs`: [S] what the model gives to `token_ids`. `judge`: whether a token is accepted; it is asked
-        once for each. None: all are."""
+        """`probs`: [S] what the model gives to `token_ids`. `judge`: whether the token with this index is
+        accepted; it is asked once for each. None: all are."""
         self.token_ids = token_ids
         self.probs = probs
         self._judge = judge
@@ -103,6 +103,5 @@ class Judgements:
     def _find_out(self, place: int) -> bool:
         if self._status[place] == UNKNOWN:
             assert self._judge is not None
-            is_accepted = self._judge(int(self.token_ids[place]))
-            self._status[place] = ACCEPTED if is_accepted else REFUSED
+            self._status[place] = ACCEPTED if self._judge(place) else REFUSED
         return bool(self._status[place] == ACCEPTED)

@@ -29,6 +29,8 @@ class Place:
         """After `ask`, of an unfinished text: what may follow."""
         self._temperature = temperature
         self._raw = np.zeros(0, np.float32)
+        self._after: dict[int, Session] = {}
+        """Accepted tokens that were judged: by index, the session behind each."""
         self._before = len(session.token_ids)
         if temperature == 1.0:
             append_forced(session)
@@ -65,20 +67,25 @@ class Place:
         """Drop what `ask` brought; the text stays."""
         self.next = Judgements(np.zeros(0, np.int64), np.zeros(0), None)
         self._raw = np.zeros(0, np.float32)
+        self._after = {}
 
     def after(self, index: int) -> Place:
         """The place one token further, by the index of the token in `next`.
 
         Raises `ConstraintViolationError` where the constraint refuses the token.
         """
-        session = self.session.fork()
-        session.append([int(self.next.token_ids[index])], logprobs=[float(self._raw[index])])
+        session = self._after.pop(index, None) or self._extended(index)
         return Place(session, self._temperature)
 
-    def _accepts(self, token_id: int) -> bool:
+    def _extended(self, index: int) -> Session:
+        session = self.session.fork()
+        session.append([int(self.next.token_ids[index])], logprobs=[float(self._raw[index])])
+        return session
+
+    def _accepts(self, index: int) -> bool:
         try:
-            self.session.append([token_id])
+            # To accept a token may take a search for a way on: it is not done twice.
+            self._after[index] = self._extended(index)
         except ConstraintViolationError:
             return False
-        self.session.rollback(1)
         return True
