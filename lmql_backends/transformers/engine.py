@@ -26,10 +26,10 @@ class TransformersEngine(Engine):
         self._workspace = Workspace(store.device)
 
     def allocate(self, length: int) -> int | None:
-        return self._store.allocate(self._stored(length))
+        return self._store.allocate(length)
 
     def reserve(self, sequence: int, length: int) -> bool:
-        return self._store.reserve(sequence, self._stored(length))
+        return self._store.reserve(sequence, length)
 
     def copy(self, source: int, target: int, length: int) -> None:
         self._store.copy(source, target, length)
@@ -58,12 +58,6 @@ class TransformersEngine(Engine):
         for span, entry in zip(batch.spans, entries, strict=True):
             entry.length += len(span.token_ids)
         return TorchLogitRows(logits, self._workspace)
-
-    def _stored(self, length: int) -> int:
-        """How much of so many tokens the store has to hold: branches never enter it."""
-        limits = self.capabilities
-        is_for_branches = limits.max_positions < length <= limits.max_positions + limits.max_branch_tokens
-        return limits.max_positions if is_for_branches else length
 
     def _check(self, span: Span, entry: Entry) -> None:
         """Raises `EngineError` where a span cannot be computed behind what its sequence holds."""
