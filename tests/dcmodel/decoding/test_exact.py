@@ -21,7 +21,7 @@ TWO_GRAMMARS = Grammar('start: "ab" | "bcca" | "cbb" | "cabc"') & Grammar(
     'start: "ab" | "bb" | "bccb" | "cbb" | "cca" | "cabc" | "a"'
 )
 NO_REPEATS = Grammar('start: "a" x "b" | "c" x "c" | "b" x "a"\nx: "b" | "c" | "ab"') & NotIn(["bb", "cc"])
-RECURSIVE = Grammar('start: "a" start "a" | "b" start "b" | "c"') & NotIn(["ca", "bb"])
+PALINDROMES = Grammar('start: "a" start "a" | "b" start "b" | "c"')
 RULES = {
     "options": OPTIONS,
     "many tokenizations": Regex("abc(abc|ab|b)?|c[ab]c"),
@@ -67,7 +67,7 @@ def weights_of(completion):
     return {item.token_ids: item.weight for item in (completion, *completion.alternatives)}
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("name", MORE_RULES)
 async def test_particles_have_the_law_given_the_constraint(make_world, name, temperature):
     world = make_world(5)
@@ -84,11 +84,11 @@ async def test_particles_have_the_law_given_the_constraint(make_world, name, tem
     assert session.token_ids == ()
 
 
-async def test_texts_that_may_go_on_for_ever(make_world):
+async def test_texts_that_may_be_cut_short(make_world):
     world = make_world(5)
-    law, log_z = law_of(world.paths(RECURSIVE))
-    found = await sample_exactly(await world.session(RECURSIVE), DRAWS, seed=1)
-    assert distance(weights_of(found), law) < smc_noise(law, world.local_law(RECURSIVE))
+    law, log_z = law_of(world.paths(PALINDROMES))
+    found = await sample_exactly(await world.session(PALINDROMES), DRAWS, seed=1)
+    assert distance(weights_of(found), law) < smc_noise(law, world.local_law(PALINDROMES))
     assert found.log_z == pytest.approx(log_z, abs=0.05)
 
 
@@ -118,14 +118,13 @@ async def test_forced_tokens_count(make_world, temperature):
     assert found.log_z == pytest.approx(log_z, abs=0.05)
 
 
-@pytest.mark.parametrize("particles", [1, 3])
 @pytest.mark.parametrize("name", RULES)
-async def test_the_estimate_of_z_is_unbiased(make_world, name, particles):
-    runs = 200
+async def test_the_estimate_of_z_is_unbiased(make_world, name):
+    runs = 150
     world = make_world(5)
     _, log_z = law_of(world.paths(RULES[name], 3))
     session = await world.session(RULES[name], 3)
-    calls = [sample_exactly(session, particles, seed=seed, ess_threshold=0.9) for seed in range(runs)]
+    calls = [sample_exactly(session, 2, seed=seed, ess_threshold=0.9) for seed in range(runs)]
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(item, DeadEndError | Completion) for item in results)
     # A dead end: all ran past max_tokens.
@@ -158,10 +157,10 @@ async def test_the_draw_follows_the_weights(make_world):
     world = make_world(5)
     law, _ = law_of(world.paths(OPTIONS))
     session = await world.session(OPTIONS)
-    draws = 200
-    found = await asyncio.gather(*(sample_exactly(session, 40, seed=seed) for seed in range(draws)))
+    draws = 120
+    found = await asyncio.gather(*(sample_exactly(session, 30, seed=seed) for seed in range(draws)))
     counts = Counter(item.token_ids for item in found)
-    # The draws of single runs are independent; 40 particles are off by a percent or so.
+    # The draws of single runs are independent; 30 particles are off by a percent or so.
     assert distance({path: count / draws for path, count in counts.items()}, law) < noise(law, draws) + 0.02
 
 

@@ -10,7 +10,7 @@ from dcmodel.decoding.exact.judging import Judgements
 from dcmodel.decoding.exact.population import effective_size, log_mean, shares, systematic
 
 IDS = np.arange(100, 112)
-RUNS = 1_500
+RUNS = 800
 
 
 def judge_of(accepted: set[int]):
