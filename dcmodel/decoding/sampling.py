@@ -9,7 +9,7 @@ from typing import Literal
 
 from dcmodel.checks import check_integer
 from dcmodel.decoding.runs import run_to_end, together
-from dcmodel.errors import DeadEndError, InvalidRequestError
+from dcmodel.errors import InvalidRequestError
 from dcmodel.session import Session
 from dcmodel.types import Completion, SamplingParams
 
@@ -41,8 +41,9 @@ async def sample(session: Session, n: int = 1) -> Completion:
 async def best_of(session: Session, n: int, keep: int = 1, by: Ranking = "mean") -> Completion:
     """The `keep` best of `n` samples, by the ``mean`` or the ``sum`` of their tokens' raw log-probabilities.
 
-    `score` is that number. Texts that satisfy the constraint come before those that `max_tokens` cut
-    short; samples that ran into a dead end drop out. Raises `DeadEndError` where all did.
+    `score` is that number. The same tokens come only once, so there may be fewer than `keep`. Texts that
+    satisfy the constraint come before those that `max_tokens` cut short; samples that ran into a dead end
+    drop out. Raises `DeadEndError` where all did.
     """
     check_integer("n", n, low=1)
     check_integer("keep", keep, low=1, high=n)
@@ -50,10 +51,10 @@ async def best_of(session: Session, n: int, keep: int = 1, by: Ranking = "mean")
         raise InvalidRequestError(f"by is {by!r}.", remedy='It is "sum" or "mean".')
     owns = [session.fork() for _ in range(n)]
     answers = await together(map(run_to_end, owns))
-    ended = [own for own, answer in zip(owns, answers, strict=True) if not isinstance(answer, DeadEndError)]
+    ended = {own.token_ids: own for own, dead_end in zip(owns, answers, strict=True) if dead_end is None}
     if not ended:
-        raise next(answer for answer in answers if isinstance(answer, DeadEndError))
-    ranked = sorted(ended, key=lambda own: (not own.is_accepting, -_score(own, by)))
+        raise next(dead_end for dead_end in answers if dead_end is not None)
+    ranked = sorted(ended.values(), key=lambda own: (not own.is_accepting, -_score(own, by)))
     return with_alternatives([replace(own.completion(), score=_score(own, by)) for own in ranked[:keep]])
 
 

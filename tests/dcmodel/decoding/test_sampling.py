@@ -73,7 +73,7 @@ async def test_the_best_of_several(world, by):
     drawn = await sample(await world.session(rule, 7, seed=5), 12)
     found = await best_of(session, 12, keep=4, by=by)
     scores = []
-    for item in (drawn, *drawn.alternatives):
+    for item in {item.token_ids: item for item in (drawn, *drawn.alternatives)}.values():
         logprobs = [
             world.logprobs(item.token_ids[:place])[token_id] for place, token_id in enumerate(item.token_ids)
         ]
