@@ -26,7 +26,7 @@ class Scores:
         return not self.softcap and self.sinks is None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # made in each layer; not frozen: that takes three times as long
 class Seen:
     """Tokens that queries look at."""
 
