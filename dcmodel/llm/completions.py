@@ -75,10 +75,11 @@ async def _best_of(model: DcModel, request: GenerateRequest, count: int, keep: i
     """As `decoding.best_of` ranks them, over plain requests: any backend serves them."""
     requests = _draws(replace(request, logprobs=True), count)
     answers = await _at_once(_unless_dead_end(model, item) for item in requests)
-    drawn = [replace(item, score=_mean(item)) for item in answers if isinstance(item, Completion)]
+    drawn = {item.token_ids: item for item in answers if isinstance(item, Completion)}
     if not drawn:
         raise next(item for item in answers if isinstance(item, DeadEndError))
-    ranked = sorted(drawn, key=lambda item: (item.certificate.valid is False, -(item.score or 0.0)))[:keep]
+    scored = [replace(item, score=_mean(item)) for item in drawn.values()]
+    ranked = sorted(scored, key=lambda item: (item.certificate.valid is False, -(item.score or 0.0)))[:keep]
     return with_alternatives([item if request.logprobs else replace(item, logprobs=None) for item in ranked])
 
 

@@ -74,7 +74,7 @@ class DecodingOptions(GenerateOptions, total=False):
     the beams or of `best_of`."""
     best_of: int | None
     """Draw so many, and keep the `n` with the highest log-probability per token; texts that are complete
-    under their constraint before those that `max_tokens` cut short."""
+    under their constraint before those that `max_tokens` cut short, and the same tokens only once."""
     beams: int | None
     """Beam search with so many beams; the constraint's state is forked along."""
     beam_groups: int

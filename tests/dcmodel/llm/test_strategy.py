@@ -72,7 +72,8 @@ def test_one_failing_draw_fails_its_prompt_alone():
 def test_best_of_keeps_the_likeliest_per_token(llm):
     drawn = llm.generate("yes", n=8, seed=5, **DRAW)
     every = [drawn, *drawn.alternatives]
-    ranked = sorted((item.raw_logprob / len(item.token_ids) for item in every), reverse=True)
+    means = {item.token_ids: item.raw_logprob / len(item.token_ids) for item in every}
+    ranked = sorted(means.values(), reverse=True)
     best = llm.generate("yes", n=3, best_of=8, seed=5, **DRAW)
     assert [item.score for item in (best, *best.alternatives)] == close(ranked[:3])
     assert best.score == close(best.raw_logprob / len(best.token_ids))
@@ -84,6 +85,12 @@ def test_best_of_puts_whole_texts_before_those_cut_short(llm):
     valid = [item.certificate.valid for item in (best, *best.alternatives)]
     assert {True, False} == set(valid)
     assert valid == sorted(valid, reverse=True)
+
+
+def test_best_of_gives_the_same_tokens_only_once(llm):
+    best = llm.generate("yes", n=9, best_of=9, choices=["a", "b"], temperature=1.0, seed=0)
+    assert sorted(texts(best)) in (["a", "b"], ["a"], ["b"])
+    assert len(texts(llm.generate("yes", n=9, choices=["a", "b"], temperature=1.0, seed=0))) == 9
 
 
 def test_best_of_reports_log_probabilities_only_where_they_were_asked_for(llm):
