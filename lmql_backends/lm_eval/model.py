@@ -149,7 +149,7 @@ class DcModelLM(TemplateLM):  # type: ignore[misc]
         """
         if any(request.args == ("", "") for request in requests):
             raise InvalidRequestError(
-                "a request has neither context nor continuation.", remedy="Give a text."
+                "a request has no text at all.", remedy="Give a text."
             )
         answers: list[Answer] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         return answers
