@@ -9,45 +9,69 @@ import numpy as np
 
 from dcmodel.checks import check_integer, check_number
 from dcmodel.decoding.exact.places import Place
+from dcmodel.decoding.sampling import with_alternatives
 from dcmodel.errors import ConstraintViolationError, DeadEndError
 from dcmodel.session import Session
 from dcmodel.types import Completion
 
 
 async def sample_by_rejection(
-    session: Session, *, temperature: float = 1.0, seed: int | None = None, tries: int = 1_000
+    session: Session,
+    n: int = 1,
+    *,
+    temperature: float = 1.0,
+    seed: int | None = None,
+    tries: int = 1_000,
 ) -> Completion:
-    """Draw from the same law as `sample_exactly`, without an error that depends on a number of particles.
+    """`n` independent draws from the law of `sample_exactly`, without an error that depends on particles.
 
-    Plain rejection draws texts of the model until one satisfies the constraint. This draws them in a tree,
-    in which each text so far carries an upper bound of the probability that what follows satisfies the
-    constraint: 1 at first, then what the masks, forced tokens and refusals have shown. A token is drawn by
-    its probability times its text's bound; a place whose bound turns out lower is passed with the ratio of
-    the two, or else the try ends. The ratios cancel, so that a try ends in any valid text with the text's own
-    probability over the bound of the beginning, whatever was found out before: the first one that
-    ends in a valid text is an exact draw. A failed try lowers the bounds, so the same dead end is not
-    tried twice as often as it deserves. (Rejection as in "grammar-aligned decoding", Park et al. 2024.)
+    Plain rejection draws texts of the model until one satisfies the constraint. This draws them in a tree, in
+    which each text so far carries an upper bound of the probability that what follows satisfies the
+    constraint: 1 at first, then what masks, forced tokens and refusals have shown. A token is drawn by its
+    probability times the bound behind it; a place whose bound turns out lower is passed with the ratio of
+    the two, or else the try ends. The ratios cancel: a try ends in any valid text with the text's own
+    probability over the bound at the beginning, whatever was found out before. So the first valid text is an
+    exact draw, and the next one another, from a tree that knows more. (Rejection in a tree that learns, as in
+    "Grammar-Aligned Decoding", Park et al. 2024.)
 
-    The number of tries needed is about the present bound over the probability of the constraint: good for
-    constraints that the model satisfies now and then, hopeless for those that it hardly ever does; use
-    `sample_exactly` there. Raises `DeadEndError` after `tries`, and at once where nothing can satisfy the
-    constraint. Memory: up to 29 bytes for each token that is allowed at a place that was visited. The session
-    is unchanged.
+    A draw needs about the present bound over the probability of the constraint in tries: few where what the
+    masks show comes early or the tree has learned it; hopeless where most texts fail late, each in its own
+    way. Then use `sample_exactly`. Raises `DeadEndError` where a draw took more than `tries`, and at once
+    where nothing can satisfy the constraint. Memory: up to 29 bytes for each token that is allowed at
+    a place that was visited.
+
+    Returns the first draw, with the others as its `alternatives`, in their order, equal ones included.
+    `weight` is ``1 / n``. `log_z` is the log of the number of draws over the sum, over all tries, of one over
+    the bound at the beginning: it converges as `n` grows or the tree becomes known, and says little after a
+    single draw from a new tree. The session is unchanged.
     """
+    check_integer("n", n, low=1)
     check_number("temperature", temperature, low=0.0, open_low=True)
     check_integer("tries", tries, low=1)
     rng = np.random.default_rng(seed)
     root = _Node(Place(session.fork(), temperature))
-    for count in range(1, tries + 1):
-        place = await _descend(root, rng)
-        if place is not None:
-            return _completion(place, count)
-        if root.bound <= 0.0:
-            raise DeadEndError("no text satisfies the constraint.", remedy="Give a larger max_tokens.")
-    raise DeadEndError(
-        f"none of {tries} tries satisfied the constraint; at most {root.bound:.3g} of the model's texts do.",
-        remedy="Give more tries, or use sample_exactly.",
-    )
+    drawn: list[Place] = []
+    sum_inverse, num_tries = 0.0, 0
+    for _ in range(n):
+        for _ in range(tries):
+            num_tries += 1
+            sum_inverse += 1.0 / root.bound
+            place = await _descend(root, rng)
+            if place is not None:
+                drawn.append(place)
+                break
+            if root.bound <= 0.0:
+                raise DeadEndError("no text satisfies the constraint.", remedy="Give a larger max_tokens.")
+        else:
+            raise DeadEndError(
+                f"none of {tries} tries satisfied the constraint; at most {root.bound:.3g} of the texts that "
+                "the model would write do.",
+                remedy="Give more tries, or use sample_exactly.",
+            )
+    detail = f"rejection, {num_tries} tries for {n} draws: exact draws from the law given the constraint"
+    log_z = math.log(n / sum_inverse)
+    made = {place: _completion(place, 1 / n, log_z, detail) for place in dict.fromkeys(drawn)}
+    return with_alternatives([made[place] for place in drawn])
 
 
 class _Node:
@@ -96,18 +120,17 @@ class _Node:
 
 
 async def _descend(root: _Node, rng: np.random.Generator) -> Place | None:
-    """One try: a valid text, or None."""
+    """One try: a valid text, or None. What it finds out reaches the bounds on its way when it has ended."""
     path: list[tuple[_Node, int]] = []
     node = root
     while True:
         before = node.bound
         if not node.is_asked:
             await node.ask()
-        node.tighten()
-        if rng.random() * before >= node.bound or node.place is None:
+            node.tighten()
+        is_passed = rng.random() * before < node.bound
+        if node.place is None or node.place.is_finished or not is_passed:
             break
-        if node.place.is_finished:
-            return node.place
         cumulative = np.cumsum(node.weights)
         index = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
         index = min(index, int(np.flatnonzero(node.weights)[-1]))
@@ -117,11 +140,11 @@ async def _descend(root: _Node, rng: np.random.Generator) -> Place | None:
         assert parent.place is not None
         parent.weights[index] = parent.place.next.probs[index] * parent.children[index].bound
         parent.tighten()
-    return None
+    return node.place if is_passed else None
 
 
-def _completion(place: Place, tries: int) -> Completion:
+def _completion(place: Place, weight: float, log_z: float, detail: str) -> Completion:
     made = place.session.completion()
-    detail = f"rejection, {tries} tries: an exact draw from the law given the constraint"
     detail = "; ".join(filter(None, (made.certificate.detail, detail)))
-    return replace(made, certificate=replace(made.certificate, semantics="global", detail=detail))
+    certificate = replace(made.certificate, semantics="global", detail=detail)
+    return replace(made, weight=weight, log_z=log_z, certificate=certificate)

@@ -67,6 +67,11 @@ def weights_of(completion):
     return {item.token_ids: item.weight for item in (completion, *completion.alternatives)}
 
 
+def drawn_shares(completions):
+    counts = Counter(item.token_ids for item in completions)
+    return {token_ids: count / len(completions) for token_ids, count in counts.items()}
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("name", MORE_RULES)
 async def test_particles_have_the_law_given_the_constraint(make_world, name, temperature):
@@ -159,9 +164,8 @@ async def test_the_draw_follows_the_weights(make_world):
     session = await world.session(OPTIONS)
     draws = 120
     found = await asyncio.gather(*(sample_exactly(session, 30, seed=seed) for seed in range(draws)))
-    counts = Counter(item.token_ids for item in found)
     # The draws of single runs are independent; 30 particles are off by a percent or so.
-    assert distance({path: count / draws for path, count in counts.items()}, law) < noise(law, draws) + 0.02
+    assert distance(drawn_shares(found), law) < noise(law, draws) + 0.02
 
 
 async def test_what_a_result_says_of_itself(world):
@@ -205,23 +209,50 @@ async def test_a_session_that_has_begun(make_world):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", MORE_RULES)
 async def test_rejection_draws_from_the_law(make_world, name, temperature):
+    draws = 4_000
+    world = make_world(5)
+    law, log_z = law_of(world.paths(MORE_RULES[name], temperature=temperature))
+    session = await world.session(MORE_RULES[name])
+    found = await sample_by_rejection(session, draws, seed=3, temperature=temperature)
+    every = (found, *found.alternatives)
+    assert len(every) == draws
+    assert distance(drawn_shares(every), law) < noise(law, draws)
+    assert distance(world.local_law(MORE_RULES[name]), law) > 2 * noise(law, draws)
+    assert found.log_z == pytest.approx(log_z, abs=0.02)
+    assert all(item.certificate.valid and item.certificate.semantics == "global" for item in every)
+    assert {item.weight for item in every} == {1 / draws}
+
+
+@pytest.mark.parametrize("name", ["options", "inexact masks"])
+async def test_the_first_draw_of_a_new_tree_is_exact(make_world, name):
     draws = 150
     world = make_world(5)
-    law, _ = law_of(world.paths(RULES[name], temperature=temperature))
+    law, _ = law_of(world.paths(RULES[name]))
     session = await world.session(RULES[name])
-    calls = [sample_by_rejection(session, seed=seed, temperature=temperature) for seed in range(draws)]
-    found = await asyncio.gather(*calls)
-    assert all(item.certificate.valid and item.certificate.semantics == "global" for item in found)
-    counts = Counter(item.token_ids for item in found)
-    assert distance({path: count / draws for path, count in counts.items()}, law) < noise(law, draws)
+    found = await asyncio.gather(*(sample_by_rejection(session, seed=seed) for seed in range(draws)))
+    assert distance(drawn_shares(found), law) < noise(law, draws)
+    assert distance(world.local_law(RULES[name]), law) > noise(law, draws)
 
 
-async def test_the_masked_law_would_fail_among_a_few_hundred_draws(make_world):
+async def test_draws_of_one_tree_are_independent(make_world):
+    """Pairs of successive draws have the product of the law."""
     world = make_world(5)
-    law, _ = law_of(world.paths(OPTIONS))
-    assert distance(world.local_law(OPTIONS), law) > noise(law, 150)
+    law, _ = law_of(world.paths(TWO_GRAMMARS))
+    pairs = {(one, two): law[one] * law[two] for one in law for two in law}
+    session = await world.session(TWO_GRAMMARS)
+    runs = await asyncio.gather(*(sample_by_rejection(session, 2, seed=seed) for seed in range(200)))
+    counts = Counter((item.token_ids, item.alternatives[0].token_ids) for item in runs)
+    assert distance({pair: count / 200 for pair, count in counts.items()}, pairs) < noise(pairs, 200)
+
+
+async def test_rejection_in_texts_that_may_be_cut_short(make_world):
+    world = make_world(5)
+    law, log_z = law_of(world.paths(PALINDROMES))
+    found = await sample_by_rejection(await world.session(PALINDROMES), 2_000, seed=1)
+    assert distance(drawn_shares((found, *found.alternatives)), law) < noise(law, 2_000)
+    assert found.log_z == pytest.approx(log_z, abs=0.03)
 
 
 async def test_rejection_counts_its_tries(world):
@@ -231,9 +262,18 @@ async def test_rejection_counts_its_tries(world):
     failed = [item for item in results if isinstance(item, DeadEndError)]
     assert failed
     assert all("none of 1 tries" in str(item) for item in failed)
-    one, two = [await sample_by_rejection(session, seed=9) for _ in range(2)]
+    one, two = [await sample_by_rejection(session, 3, seed=9) for _ in range(2)]
     assert one.token_ids == two.token_ids
     assert one.certificate == two.certificate
+    assert "for 3 draws" in one.certificate.detail
+
+
+async def test_a_place_is_asked_once_for_all_draws(world):
+    paths = world.paths(OPTIONS)
+    await sample_by_rejection(await world.session(OPTIONS), 500, seed=1)
+    prefixes = {path[:length] for path in paths for length in range(len(path) + 1)}
+    asked = sum(len(span.wanted) for batch in world.loaded.engine.batches for span in batch.spans)
+    assert asked <= 2 * len(prefixes)
 
 
 async def test_bad_numbers_are_refused(world):
@@ -242,6 +282,7 @@ async def test_bad_numbers_are_refused(world):
         sample_exactly(session, 0),
         sample_exactly(session, 10, temperature=0.0),
         sample_exactly(session, 10, ess_threshold=1.5),
+        sample_by_rejection(session, 0),
         sample_by_rejection(session, tries=0),
         sample_by_rejection(session, temperature=-1.0),
     ):
