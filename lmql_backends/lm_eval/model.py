@@ -148,9 +148,7 @@ class DcModelLM(TemplateLM):  # type: ignore[misc]
         Token borders are lm_eval's own: this only refuses what it would stumble over.
         """
         if any(request.args == ("", "") for request in requests):
-            raise InvalidRequestError(
-                "a request has no text at all.", remedy="Give a text."
-            )
+            raise InvalidRequestError("a request has no text at all.", remedy="Give a text.")
         answers: list[Answer] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         return answers
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from lm_eval.api.registry import get_model, model_registry
 
-from dcmodel.errors import CapabilityError, ContextLengthError, InvalidRequestError
+from dcmodel.errors import CapabilityError, ContextLengthError, InvalidRequestError, MissingDependencyError
 from lmql_backends.lm_eval import register
+from lmql_backends.lm_eval.__main__ import main
 from lmql_backends.lm_eval.generation import generation_options
 from lmql_backends.lm_eval.scoring import fitted
 
@@ -99,3 +102,18 @@ def test_what_fits_is_left_alone_and_the_last_token_needs_no_room():
     assert fitted([1, 2, 3], [4, 5], 2) == ([3], [4, 5])
     with pytest.raises(ContextLengthError):
         fitted([1, 2, 3], [4, 5], 1)
+
+
+def test_the_command_ends_with_one_line_for_our_own_errors(monkeypatch):
+    def refuse() -> None:
+        raise InvalidRequestError("no such thing.", remedy="Do otherwise.")
+
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", refuse)
+    with pytest.raises(SystemExit, match=r"Error: no such thing\. Do otherwise\."):
+        main()
+
+
+def test_without_lm_eval_the_remedy_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval.models", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install \"dcmodel\[lm-eval\]\""):
+        register()
