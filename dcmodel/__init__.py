@@ -40,15 +40,26 @@ if TYPE_CHECKING:
         stops_before,
     )
     from dcmodel.errors import DcModelError
-    from dcmodel.llm import LLM, AsyncTextStream, ChoiceResult, Scored, TextStream
+    from dcmodel.llm import (
+        LLM,
+        AsyncTextStream,
+        ChoiceResult,
+        RollingScore,
+        Scored,
+        ScoredToken,
+        TextSession,
+        TextStream,
+    )
     from dcmodel.mask import TokenMask
     from dcmodel.model import DcModel, GenerateStream
+    from dcmodel.session import Session
     from dcmodel.types import (
         Certificate,
         Completion,
         FinishReason,
         GenerateRequest,
         ModelInfo,
+        NextTokens,
         SamplingParams,
         ScoreRequest,
         ScoreResult,
@@ -70,15 +81,20 @@ _MODULES = {
         *("stops_at", "stops_before"),
     ),
     "errors": ("DcModelError",),
-    "llm": ("LLM", "AsyncTextStream", "ChoiceResult", "Scored", "TextStream"),
+    "llm": (
+        *("LLM", "AsyncTextStream", "ChoiceResult", "RollingScore", "Scored", "ScoredToken"),
+        *("TextSession", "TextStream"),
+    ),
     "mask": ("TokenMask",),
     "model": ("DcModel", "GenerateStream"),
+    "session": ("Session",),
     "types": (
         "Certificate",
         "Completion",
         "FinishReason",
         "GenerateRequest",
         "ModelInfo",
+        "NextTokens",
         "SamplingParams",
         "ScoreRequest",
         "ScoreResult",
@@ -113,18 +129,23 @@ __all__ = [
     "LoadedEngine",
     "MaskFunction",
     "ModelInfo",
+    "NextTokens",
     "Not",
     "NotIn",
     "Or",
     "PrefixOf",
     "Regex",
+    "RollingScore",
     "SamplingParams",
     "ScoreRequest",
     "ScoreResult",
     "Scored",
+    "ScoredToken",
+    "Session",
     "StartsWith",
     "Stop",
     "Template",
+    "TextSession",
     "TextStream",
     "Then",
     "TokenLogprobs",

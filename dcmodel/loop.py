@@ -48,7 +48,7 @@ class LoopThread:
             coroutine.close()
             raise InvalidRequestError(
                 "a synchronous call was made in the thread of dcmodel's own event loop.",
-                remedy="Use the asynchronous form there: agenerate, astream, achoose, ascore.",
+                remedy="Use the asynchronous form there: agenerate, astream, ascore, achoose, asession …",
             )
         future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
         try:

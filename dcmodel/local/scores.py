@@ -73,7 +73,7 @@ def _given(prompt_ids: tuple[int, ...], given: tuple[int, ...], top_logprobs: in
         prompt_ids,
         sampling=SamplingParams(),
         seed=0,
-        limit=len(prompt_ids) + len(given),
+        limit=len(prompt_ids) + len(given) - 1,  # the last one is only looked up
         top_logprobs=top_logprobs,
         given=given,
     )

@@ -46,7 +46,7 @@ class KVManager:
             return self._take_over(sequence, donor, reuse)
         if reuse < MIN_SHARED:
             donor, reuse = None, 0
-        length = min(len(sequence.token_ids) + HEADROOM, max(sequence.limit, len(sequence.token_ids)))
+        length = min(sequence.end + HEADROOM, max(sequence.limit, sequence.end))
         handle = self._allocate(length, keep=donor)
         if handle is None and donor is not None and donor.idle:
             return self._take_over(sequence, donor, reuse)

@@ -148,21 +148,32 @@ class Scheduler:
             if self._kv.must_wait_for_prefix(sequence):
                 passed.append(sequence)
                 continue
-            if not self._kv.admit(sequence):
-                if self._running:
-                    passed.append(sequence)
-                    break
-                sequence.error = EngineError(
-                    f"{len(sequence.token_ids)} tokens do not fit the KV cache, though nothing else runs.",
-                    remedy="Load the model with a larger kv_tokens.",
-                )
-                self._must_search_waiting = True
+            if not self._has_kv(sequence):
                 passed.append(sequence)
+                if sequence.error is None:
+                    break
+                self._must_search_waiting = True
                 continue
             sequence.status = Status.RUNNING
             self._running.append(sequence)
             plan.add(sequence)
         self._waiting.extendleft(reversed(passed))
+
+    def _has_kv(self, sequence: Sequence) -> bool:
+        """Give it KV. If not, it has an error, or it can wait for what runs to end."""
+        try:
+            if self._kv.admit(sequence):
+                return True
+        except Exception as error:  # an engine that has no memory left, say
+            logger.warning("the engine could not take in a sequence", exc_info=error)
+            sequence.error = EngineError(f"the engine could not take the sequence in: {error!r}.")
+            return False
+        if not self._running:
+            sequence.error = EngineError(
+                f"{len(sequence.token_ids)} tokens do not fit the KV cache, though nothing else runs.",
+                remedy="Load the model with a larger kv_tokens.",
+            )
+        return False
 
     def _make_room_to_grow(self) -> None:
         """Every running sequence gets room for its next step, at the cost of the youngest if need be."""

@@ -145,3 +145,33 @@ async def test_appended_tokens_are_scored_in_the_step_that_follows():
     assert [(batch.num_tokens, batch.num_rows) for batch in engine.batches] == [(4, 4), (1, 1)]
     assert session.token_logprobs[-1] == -1.0
     await model.aclose()
+
+
+async def test_a_given_text_may_fill_the_whole_cache():
+    model, engine = open_model(kv_tokens=200, max_positions=200)
+    long = tuple(np.random.default_rng(0).integers(0, 50, 200).tolist())
+    check(engine, (5,), await model.score(ScoreRequest(prompt_ids=(5,), continuations=(long,))))
+    await model.aclose()
+
+
+async def test_an_engine_that_cannot_take_a_sequence_in_fails_that_one_only(monkeypatch):
+    model, engine = open_model()
+    allocate = engine.allocate
+    calls = []
+
+    def failing(length):
+        calls.append(length)
+        if len(calls) == 2:
+            raise MemoryError("no memory left")
+        return allocate(length)
+
+    monkeypatch.setattr(engine, "allocate", failing)
+    prompts = [(place, 2, 3) for place in range(4)]
+    results = await asyncio.gather(
+        *(model.score(ScoreRequest(prompt_ids=prompt, continuations=((1, 2),))) for prompt in prompts),
+        return_exceptions=True,
+    )
+    failed = [item for item in results if isinstance(item, Exception)]
+    assert [type(item) for item in failed] == [EngineError]
+    assert "no memory left" in str(failed[0])
+    await model.aclose()
