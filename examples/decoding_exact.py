@@ -10,20 +10,11 @@ import asyncio
 from collections import Counter
 
 from dcmodel import LLM, Regex
-from dcmodel.decoding import sample, sample_exactly
-from dcmodel.types import Completion, GenerateRequest, SamplingParams
+from dcmodel.decoding import sample, sample_by_rejection
+from dcmodel.types import GenerateRequest, SamplingParams
 
 PROMPT = "Text: Jonas travels to Oslo on 2026-03-14.\nQ: Where does Jonas travel to?\nA:"
 LONG_NAME = Regex(" [A-Z][a-z]{5,8}")
-
-
-def shares(completion: Completion) -> Counter[str]:
-    """Which share of all each text has; several sequences of tokens may read the same."""
-    found: Counter[str] = Counter()
-    every = (completion, *completion.alternatives)
-    for item in every:
-        found[item.text] += 1 / len(every) if item.weight is None else item.weight
-    return found
 
 
 async def main() -> None:
@@ -36,10 +27,11 @@ async def main() -> None:
             max_tokens=10,
         )
         session = await llm.model.session(request)
-        masked = await sample(session, 100)
-        exact = await sample_exactly(session, 500, seed=1)
+        masked = await sample(session, 50)
+        exact = await sample_by_rejection(session, 50, seed=1)
     for name, completion in {"masked": masked, "exact": exact}.items():
-        print(name, *(f"{text} {share:.0%}" for text, share in shares(completion).most_common(4)))
+        counts = Counter(item.text for item in (completion, *completion.alternatives))
+        print(name, *(f"{count} x{text}" for text, count in counts.most_common(5)), sep=", ")
     print(f"The model itself would have satisfied the rule with a probability of e^{exact.log_z:.1f}.")
 
 
