@@ -189,12 +189,13 @@ async def test_a_cancelled_score_frees_its_place(case, open_model):
     assert completion.token_ids
 
 
-async def test_a_hundred_thousand_candidates(case, model):
+@pytest.mark.parametrize("length", [1, 3])
+async def test_a_hundred_thousand_candidates(case, model, length):
     if case.name == "transformers":
         pytest.skip("the random model runs the same code, and is smaller")
     rng = np.random.default_rng(0)
     size = min(60, model.info.vocab_size)
-    table = rng.integers(0, size, (100_000, 3))
+    table = rng.integers(0, size, (100_000, length))
     candidates = tuple(map(tuple, table.tolist()))
     result = await model.score(ScoreRequest(prompt_ids=(5, 6), continuations=candidates))
     assert len(result.continuations) == 100_000
