@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from typing import Self
 
 from dcmodel.constraints.mask_answers import Answer
-from dcmodel.types import Completion, FinishReason, NextTokens, SamplingParams, TokenStep
+from dcmodel.types import (
+    Completion,
+    FinishReason,
+    NextTokens,
+    SamplingParams,
+    TokenLogprobs,
+    TokenStep,
+)
 
 
 class Session(ABC):
@@ -75,8 +82,15 @@ class Session(ABC):
     # -- changing it, without the model ------------------------------------------------------------
 
     @abstractmethod
-    def append(self, token_ids: Sequence[int], *, logprobs: Sequence[float] | None = None) -> None:
-        """Put tokens behind the text. `logprobs`: their raw log-probabilities, where the caller has them.
+    def append(
+        self,
+        token_ids: Sequence[int],
+        *,
+        logprobs: Sequence[TokenLogprobs] | None = None,
+        forced: bool = False,
+    ) -> None:
+        """Put tokens behind the text. `logprobs`: what is known of them (`NextTokens.of`); they are scored
+        by the next step otherwise. `forced`: the constraint left no choice (see `forced()`).
 
         Raises `ConstraintViolationError` for the first token that the constraint refuses,
         `InvalidRequestError` past the end or `max_tokens`, `TokenRangeError`; the state is then unchanged.

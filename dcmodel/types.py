@@ -213,7 +213,8 @@ class Certificate:
     """The masks were those of the constraint at each step, over the whole vocabulary. False where a token
     may have been refused that need not have been; `detail` says why. Never the other way round."""
     semantics: str = "local"
-    """``local``: each token from the masked, renormalised distribution."""
+    """``local``: each token from the masked, renormalised distribution. ``global``: drawn from the model's
+    distribution given the constraint; `detail` says how exactly."""
     detail: str = ""
 
 
@@ -240,7 +241,7 @@ class Completion:
     score: float | None = None
     """What the search ranked it by, where there was one (beams, best of several)."""
     weight: float | None = None
-    """Exact sampling: this particle's share of all, from 0 to 1."""
+    """Exact sampling: this text's share of all that were drawn, from 0 to 1."""
     log_z: float | None = None
     """Exact sampling: estimate of the log of the probability that the unconstrained model would have
     satisfied the constraint within `max_tokens`."""
@@ -305,6 +306,14 @@ class NextTokens:
     """[k] ``raw_logprobs - log_mass``; -inf where the mask refuses the token."""
     log_mass: float
     """Log of the probability that the mask kept; 0 without a mask."""
+
+    def of(self, place: int) -> TokenLogprobs:
+        """What is known of ``token_ids[place]``: the token itself, where this is the whole vocabulary."""
+        return TokenLogprobs(
+            raw_logprob=float(self.raw_logprobs[place]),
+            masked_logprob=float(self.masked_logprobs[place]),
+            log_mass=self.log_mass,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

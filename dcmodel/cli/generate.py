@@ -99,7 +99,7 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         "model's distribution under the constraint",
     )
     group.add_argument(
-        "--particles", metavar="N", type=int, help="exact: so many texts together (default: 32)"
+        "--particles", metavar="N", type=int, help="exact: by so many weighted texts (default: by rejection)"
     )
 
 

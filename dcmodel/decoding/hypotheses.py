@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from dcmodel.decoding.runs import append_forced
+from dcmodel.decoding.runs import append_forced, known_logprobs
 from dcmodel.errors import ConstraintViolationError
 from dcmodel.session import Session
 from dcmodel.types import MAX_TOP_LOGPROBS
@@ -76,6 +76,7 @@ class Beam(Hypothesis):
         k = count if count <= MAX_TOP_LOGPROBS else None
         found = await self.session.logprobs(k=k)
         self.total = math.fsum(self.session.token_logprobs)
+        self._log_mass = found.log_mass
         ids, raw = found.token_ids, found.raw_logprobs
         if k is None:
             ids, raw = ids[found.masked_logprobs > -np.inf], raw[found.masked_logprobs > -np.inf]
@@ -89,7 +90,7 @@ class Beam(Hypothesis):
     def extended(self, token_id: int, gain: float) -> Self | None:
         own = self.session.fork()
         try:
-            own.append([token_id], logprobs=[gain])
+            own.append([token_id], logprobs=[known_logprobs(gain, self._log_mass)])
         except ConstraintViolationError:
             return None
         return type(self)(own)
@@ -119,7 +120,7 @@ class ContrastiveBeam(Hypothesis):
             return Candidates((), (), is_cut=False)
         expert, amateur = await asyncio.gather(self.session.logprobs(), self._amateur.logprobs())
         self.total = self._sum()
-        self._rows = expert.raw_logprobs, amateur.raw_logprobs
+        self._seen = expert, amateur
         allowed = np.where(expert.masked_logprobs > -np.inf, expert.raw_logprobs, -np.inf)
         least = allowed.max() + math.log(self._alpha)
         plausible = np.flatnonzero((allowed >= least) & np.isfinite(allowed + amateur.raw_logprobs))
@@ -129,13 +130,13 @@ class ContrastiveBeam(Hypothesis):
 
     def extended(self, token_id: int, gain: float) -> Self | None:
         expert = self.session.fork()
-        expert_row, amateur_row = self._rows
+        seen, amateur_seen = self._seen
         try:
-            expert.append([token_id], logprobs=[float(expert_row[token_id])])
+            expert.append([token_id], logprobs=[seen.of(token_id)])
         except ConstraintViolationError:
             return None
         amateur = self._amateur.fork()
-        amateur.append([token_id], logprobs=[float(amateur_row[token_id])])
+        amateur.append([token_id], logprobs=[amateur_seen.of(token_id)])
         return type(self)(expert, amateur, self._alpha)
 
     @property

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from dcmodel.errors import DeadEndError
 from dcmodel.session import Session
-from dcmodel.types import SamplingParams
+from dcmodel.types import SamplingParams, TokenLogprobs
 
 T = TypeVar("T")
 
@@ -19,7 +19,12 @@ def append_forced(session: Session) -> None:
         for token_id in run:
             if session.is_finished:  # a stop string, or `max_tokens`, within the run
                 return
-            session.append([token_id])
+            session.append([token_id], forced=True)
+
+
+def known_logprobs(raw: float, log_mass: float) -> TokenLogprobs:
+    """Of a token that a mask allowed which kept this mass."""
+    return TokenLogprobs(raw_logprob=raw, masked_logprob=raw - log_mass, log_mass=log_mass)
 
 
 async def run_to_end(session: Session, sampling: SamplingParams | None = None) -> None:

@@ -88,8 +88,9 @@ class DecodingOptions(GenerateOptions, total=False):
     """``local``: each token from the masked, renormalised distribution. ``exact``: the whole text from the
     model's distribution under the constraint, at temperature 1 unless another is given."""
     particles: int | None
-    """Exact sampling: how many texts are drawn together; more are closer to the distribution. The result
-    is one of them, drawn by weight; the others are its alternatives, the heaviest first."""
+    """Exact sampling by so many weighted texts together; more are closer to the distribution. The result
+    is one of them, drawn by weight; the others are its alternatives, the heaviest first. None: independent
+    exact draws by rejection, and 32 particles where the model hardly ever satisfies the constraint."""
 
 
 SHORT_FORMS = ("regex", "json_schema", "grammar", "choices", "type", "not_in", "mask")

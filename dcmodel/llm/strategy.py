@@ -30,7 +30,7 @@ class Strategy:
     length_penalty: float = 0.0
     sampling: SamplingSemantics = "local"
     particles: int | None = None
-    """None: `DEFAULT_PARTICLES`, where sampling is exact."""
+    """None: exact sampling by rejection; `DEFAULT_PARTICLES` where that fails."""
 
     def __post_init__(self) -> None:
         check_integer("n", self.n, low=1)
@@ -101,10 +101,10 @@ class Strategy:
                     f"n is {self.n} and {name} is {limit}: there are not so many texts to keep.",
                     remedy=f"Give {name}={self.n} or more, or a smaller n.",
                 )
-        if self.n > 1 and self.sampling == "exact":
+        if self.n > 1 and self.particles is not None:
             raise InvalidRequestError(
-                f"n is {self.n} and sampling is 'exact', which gives all its particles with their weights.",
-                remedy="Give particles= and read the alternatives; leave n out.",
+                f"n is {self.n} and particles is {self.particles}: all of them are given, with weights.",
+                remedy="Read the alternatives and leave n out, or leave particles out for independent draws.",
             )
         if self.beams is not None and self.beams % self.beam_groups:
             raise InvalidRequestError(

@@ -27,6 +27,7 @@ from dcmodel.types import (
     GenerateRequest,
     NextTokens,
     SamplingParams,
+    TokenLogprobs,
     TokenStep,
 )
 from dctokenizers import Tokenizer
@@ -99,7 +100,13 @@ class LocalSession(Session):
 
     # -- changing it -------------------------------------------------------------------------------
 
-    def append(self, token_ids: Sequence[int], *, logprobs: Sequence[float] | None = None) -> None:
+    def append(
+        self,
+        token_ids: Sequence[int],
+        *,
+        logprobs: Sequence[TokenLogprobs] | None = None,
+        forced: bool = False,
+    ) -> None:
         ids = self._checked(token_ids)
         if logprobs is not None and len(logprobs) != len(ids):
             raise InvalidRequestError(
@@ -110,8 +117,8 @@ class LocalSession(Session):
         try:
             for place, token_id in enumerate(ids):
                 self._check_open()
-                record = None if logprobs is None else _given_record(float(logprobs[place]))
-                self._sequence.extend(token_id, record)
+                record = None if logprobs is None else _given_record(logprobs[place])
+                self._sequence.extend(token_id, record, forced=forced)
                 done += 1
         except DcModelError:
             self._sequence.take_back(done)
@@ -253,6 +260,6 @@ def checked_look(k: int | None, vocab_size: int) -> Look:
     return Look(k)
 
 
-def _given_record(logprob: float) -> LogprobRecord:
-    """Of a token that the caller chose and scored: what a mask kept is not known."""
-    return logprob, logprob, 0.0, None, None
+def _given_record(known: TokenLogprobs) -> LogprobRecord:
+    """What the caller knows of a token, as the scheduler would have found it."""
+    return known.raw_logprob, known.masked_logprob, known.log_mass, None, None

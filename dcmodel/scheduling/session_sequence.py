@@ -81,14 +81,14 @@ class SessionSequence(Sequence):
         self.sampling = sampling
         self._count_anew()
 
-    def extend(self, token_id: int, record: LogprobRecord | None) -> None:
+    def extend(self, token_id: int, record: LogprobRecord | None, *, forced: bool) -> None:
         """Append a token of the caller's; without a record it is scored in the next step.
 
         Raises `ConstraintViolationError`, and nothing has changed, where the constraint refuses it.
         """
         if self.matcher is not None and self.matcher.advance([token_id]) != 1:
             raise ConstraintViolationError(f"the constraint refuses token {token_id} here.")
-        self._append(token_id, forced=False)
+        self._append(token_id, forced=forced)
         if record is not None and self.ready == len(self.token_ids) - 1:
             self.records.append(record)
             self.ready += 1
@@ -96,6 +96,11 @@ class SessionSequence(Sequence):
             self.ending = (FinishReason.STOP, "eos")
         else:
             self._end_or_go_on()
+
+    def score(self, record: LogprobRecord, rank: int) -> None:
+        if not self.forced[self.ready - self.prompt_length]:  # no mask was asked: all was allowed
+            record = (record[0], record[0], 0.0, record[3], record[3])
+        super().score(record, rank)
 
     def fork(self, seed: int) -> SessionSequence:
         """An independent copy that draws other numbers."""

@@ -21,7 +21,8 @@ class TransformersBackend(Backend):
     guarantees: ClassVar[Mapping[str, str]] = {
         "masks": "exact",
         "log-probabilities": "exact",
-        "scores": "exact",
+        "scores": "exact, token trees",
+        "sessions": "exact",
         "batched = alone": "exact up to rounding",
         "seeds": "exact",
     }

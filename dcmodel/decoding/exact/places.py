@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from dcmodel.decoding.exact.judging import Judgements
-from dcmodel.decoding.runs import append_forced
+from dcmodel.decoding.runs import append_forced, known_logprobs
 from dcmodel.errors import ConstraintViolationError
 from dcmodel.session import Session
 
@@ -29,6 +29,7 @@ class Place:
         """After `ask`, of an unfinished text: what may follow."""
         self._temperature = temperature
         self._raw = np.zeros(0, np.float32)
+        self._log_mass = 0.0
         self._after: dict[int, Session] = {}
         """Accepted tokens that were judged: by index, the session behind each."""
         self._before = len(session.token_ids)
@@ -61,6 +62,7 @@ class Place:
                 judge = None
             self.next = Judgements(found.token_ids[allowed], probs[allowed], judge)
             self._raw = found.raw_logprobs[allowed]
+            self._log_mass = found.log_mass
         self.log_forced = math.fsum(session.token_logprobs[self._before :])
 
     def forget(self) -> None:
@@ -79,7 +81,8 @@ class Place:
 
     def _extended(self, index: int) -> Session:
         session = self.session.fork()
-        session.append([int(self.next.token_ids[index])], logprobs=[float(self._raw[index])])
+        known = known_logprobs(float(self._raw[index]), self._log_mass)
+        session.append([int(self.next.token_ids[index])], logprobs=[known])
         return session
 
     def _accepts(self, index: int) -> bool:

@@ -196,10 +196,31 @@ def test_exact_draws_come_again_with_their_seed_and_follow_the_weights(llm):
     assert set(drawn) <= {"ab", "b", "c"}
 
 
+def test_exact_draws_without_particles_are_independent_ones(llm, plain):
+    every = brute_force(llm, plain, "yes")
+    log_z = math.log(math.fsum(math.exp(score) for score, _ in every))
+    result = llm.generate("yes", regex=PATTERN, sampling="exact", n=4000, seed=3, heal=False)
+    found = [result, *result.alternatives]
+    assert len(found) == 4000
+    assert "rejection" in result.certificate.detail
+    counts = Counter(item.token_ids for item in found)
+    distance = sum(abs(counts[ids] / 4000 - math.exp(score - log_z)) for score, ids in every) / 2
+    assert distance < 0.05
+
+
+def test_where_rejection_gives_up_particles_go_on(llm, monkeypatch):
+    monkeypatch.setattr("dcmodel.llm.searches.EXACT_TRIES", 1)
+    options = {"regex": PATTERN, "sampling": "exact", "heal": False}
+    details = {llm.generate("yes", seed=seed, **options).certificate.detail for seed in range(8)}
+    assert any("32 particles" in detail for detail in details)
+    with pytest.raises(DeadEndError, match="particles="):
+        llm.generate("yes", seed=1, n=50, **options)
+
+
 def test_exact_sampling_has_the_temperature_1_unless_another_is_given(llm):
     options = {"regex": "ab|b|c", "sampling": "exact", "seed": 1, "heal": False}
     default = llm.generate("yes", **options)
-    assert default == llm.generate("yes", temperature=1.0, particles=32, **options)
+    assert default == llm.generate("yes", temperature=1.0, **options)
     assert default.log_z != llm.generate("yes", temperature=3.0, **options).log_z
 
 
@@ -221,7 +242,7 @@ def test_a_backend_without_sessions_says_so():
         ({"best_of": 3}, ["best_of is 3 and temperature is 0"]),
         ({"n": 4, "best_of": 3, "temperature": 1.0}, ["n is 4 and best_of is 3", "best_of=4"]),
         ({"n": 4, "beams": 3}, ["n is 4 and beams is 3", "beams=4"]),
-        ({"n": 2, "sampling": "exact"}, ["n is 2", "particles="]),
+        ({"n": 2, "sampling": "exact", "particles": 4}, ["n is 2", "particles is 4"]),
         ({"beams": 3, "best_of": 3}, ["best_of=3 and beams=3", "one of them"]),
         ({"beams": 3, "sampling": "exact"}, ["beams=3", "exact"]),
         ({"best_of": 2, "sampling": "exact"}, ["best_of=2", "exact"]),

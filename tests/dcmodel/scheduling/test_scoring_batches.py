@@ -11,7 +11,7 @@ from fakes.small_tokenizer import small_tokenizer
 
 from dcmodel.errors import EngineError, NonFiniteLogitsError
 from dcmodel.local import LocalDcModel
-from dcmodel.types import GenerateRequest, SamplingParams, ScoreRequest
+from dcmodel.types import GenerateRequest, SamplingParams, ScoreRequest, TokenLogprobs
 
 PROMPT = tuple(range(10, 40))
 
@@ -140,7 +140,7 @@ async def test_appended_tokens_are_scored_in_the_step_that_follows():
     await session.logprobs(k=1)
     assert [(batch.num_tokens, batch.num_rows) for batch in engine.batches] == [(4, 4)]
     assert len(session.token_logprobs) == 4
-    session.append([6], logprobs=[-1.0])
+    session.append([6], logprobs=[TokenLogprobs(raw_logprob=-1.0, masked_logprob=-1.0, log_mass=0.0)])
     await session.logprobs(k=1)
     assert [(batch.num_tokens, batch.num_rows) for batch in engine.batches] == [(4, 4), (1, 1)]
     assert session.token_logprobs[-1] == -1.0
