@@ -103,7 +103,7 @@ class Strategy:
                 )
         if self.n > 1 and self.particles is not None:
             raise InvalidRequestError(
-                f"n is {self.n} and particles is {self.particles}: all of them are given, with weights.",
+                f"n is {self.n} and particles is {self.particles}: all of them are given, weighted.",
                 remedy="Read the alternatives and leave n out, or leave particles out for independent draws.",
             )
         if self.beams is not None and self.beams % self.beam_groups:
