@@ -103,6 +103,12 @@ class _MeteredRows:
         self._count(begin)
         return result
 
+    def log_softmax(self, rows: Ints) -> Floats:
+        begin = time.thread_time()
+        result = self._rows.log_softmax(rows)
+        self._count(begin)
+        return result
+
     def to_numpy(self) -> Floats:
         return self._rows.to_numpy()
 
