@@ -58,6 +58,15 @@ def execute(arguments: argparse.Namespace, output: Output) -> int:
             }
         )
     else:
-        rows = [(f"{item.probability:.4f}", f"{item.logprob:.4f}", repr(item.text)) for item in choice.ranked]
-        output.table(("probability", "logprob", "text"), rows)
+        ended = choice.ended
+        rows = [
+            (
+                f"{item.probability:.4f}",
+                f"{item.logprob:.4f}",
+                *([f"{item.end_logprob:.4f}"] if ended else []),
+                repr(item.text),
+            )
+            for item in choice.ranked
+        ]
+        output.table(("probability", "logprob", *(["end"] if ended else []), "text"), rows)
     return 0

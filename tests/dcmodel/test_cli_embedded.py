@@ -104,6 +104,9 @@ def test_score_and_choose_by_other_measures():
     nested = result("choose", "3 + 4 =", " 7", " 70")
     assert nested["ended"] is True
     assert nested["text"] == " 7"
+    header = dcmodel("choose", "3 + 4 =", " 7", " 70").stdout.splitlines()[0]
+    assert header.split() == ["probability", "logprob", "end", "text"]
+    assert "end" not in dcmodel("choose", "3 + 4 =", " 7", " 8").stdout.splitlines()[0]
 
 
 def test_score_of_a_whole_file(tmp_path):
