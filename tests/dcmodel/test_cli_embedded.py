@@ -123,8 +123,13 @@ def test_beams_and_exact_sampling():
     scores = [beams["score"], *(item["score"] for item in beams["alternatives"])]
     assert len(scores) == 3
     assert scores == sorted(scores, reverse=True)
-    exact = result("generate", "3 + 4 =", "--regex", " [0-9]{1,2}", "--sampling", "exact", "--seed", "1")
+    exactly = ("generate", "3 + 4 =", "--regex", " [0-9]{1,2}", "--sampling", "exact", "--seed", "1")
+    drawn = result(*exactly)
+    assert drawn["certificate"]["semantics"] == "global"
+    assert "rejection" in drawn["certificate"]["detail"]
+    exact = result(*exactly, "--particles", "32")
     assert exact["certificate"]["semantics"] == "global"
+    assert "32 particles" in exact["certificate"]["detail"]
     weights = [exact["weight"], *(item["weight"] for item in exact.get("alternatives", []))]
     assert sum(weights) == pytest.approx(1.0)
     assert exact["log_z"] < 0
