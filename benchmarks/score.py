@@ -15,10 +15,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 from benchmarks.clock import Spread, cpu_seconds, use_one_thread
 from benchmarks.score_workloads import KINDS, ScoreTask, ScoreWorkload
 from benchmarks.tables import Table, write_json
+
+if TYPE_CHECKING:
+    from benchmarks.score_contenders import Scorer
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 1.5}
 """Nats, of a whole continuation: all round in their own order, lm-eval its log-probabilities, too."""
@@ -34,6 +38,7 @@ TARGETS = {
     "single 200": (None, 1.2),
 }
 FLOOR_TARGET = 1.5
+RIVALS = ("unpacked", "lm-eval", "padded", "shared KV")
 
 
 class DifferentScoresError(Exception):
@@ -49,7 +54,7 @@ class Result:
     """Of prompt and tree, median over the repeats."""
     seconds: dict[str, list[float]] = field(default_factory=dict)
     difference: float = 0.0
-    """Largest between two contenders, in nats."""
+    """Largest between dcmodel and another, in nats."""
 
     def ratio(self, over: str, under: str) -> Spread:
         return Spread.of(
@@ -91,20 +96,24 @@ def compare(shape: str, dtype: str, workloads: Sequence[ScoreWorkload], *, repea
     """Check that all give the same scores, then time them in turns."""
     from benchmarks.contenders import plain_model
     from benchmarks.random_models import checkpoint
-    from benchmarks.score_contenders import Floor, LmEval, Ours, Padded, PlainForward, Scorer, SharedKV
+    from benchmarks.score_contenders import Floor, LmEval, Ours, Padded, PlainForward, SharedKV
 
     folder = checkpoint(shape)
     plain = plain_model(folder, dtype)
     vocab_size = plain.config.vocab_size
-    ours, floor, bare = Ours(folder, dtype), Floor(folder, dtype), PlainForward(plain)
+    ours, unpacked = Ours(folder, dtype), Ours(folder, dtype, packed=False)
+    floor, bare = Floor(folder, dtype), PlainForward(plain)
     results = []
     for workload in workloads:
         # lm-eval itself asks once for continuations that differ in the last token only.
         lm_eval = LmEval(plain, folder, share=None if workload.kind == "single" else SHARE)
-        scorers: list[Scorer] = [ours, lm_eval, Padded(plain, share=SHARE), SharedKV(plain)]
+        scorers: list[Scorer] = [ours, unpacked, lm_eval, Padded(plain, share=SHARE), SharedKV(plain)]
         result = Result(workload, 0)
         results.append(result)
-        result.difference = _difference(scorers, workload.draw("check", vocab_size), dtype)
+        first = workload.draw("check", vocab_size)
+        result.difference = _difference(scorers, first, dtype)
+        for item in (floor, bare):
+            item.run(first)
         counts = []
         for repeat in range(repeats):
             task = workload.draw(f"repeat {repeat}", vocab_size)
@@ -124,8 +133,8 @@ def compare(shape: str, dtype: str, workloads: Sequence[ScoreWorkload], *, repea
             seconds, _ = cpu_seconds(lambda cached=cached: ours.run(cached))
             result.seconds.setdefault("cached", []).append(seconds)
         result.tokens = sorted(counts)[len(counts) // 2]
-    ours.close()
-    floor.close()
+    for item in (ours, unpacked, floor):
+        item.close()
     return _table(shape, dtype, results)
 
 
@@ -136,13 +145,18 @@ def _part(task: ScoreTask, share: int | None) -> ScoreTask:
     return replace(task, continuations=tuple(Random(0).sample(task.continuations, share)))
 
 
-def _difference(scorers: Sequence, task: ScoreTask, dtype: str) -> float:
-    """The largest between any two, over a share of the continuations; also warms all of them up."""
-    part = _part(task, SHARE)
-    scores = [scorer.run(part) for scorer in scorers]
-    worst = max(max(column) - min(column) for column in zip(*scores, strict=True))
-    if not worst <= TOLERANCE[dtype]:
-        raise DifferentScoresError(f"scores differ by {worst:g} nats: {scores}")
+def _difference(scorers: Sequence[Scorer], task: ScoreTask, dtype: str) -> float:
+    """The largest between dcmodel and any other, over all that the other is given; also warms them up."""
+    ours, *others = scorers
+    expected = dict(zip(task.continuations, ours.run(task), strict=True))
+    worst = 0.0
+    for scorer in others:
+        part = _part(task, scorer.share)
+        for item, score in zip(part.continuations, scorer.run(part), strict=True):
+            gap = abs(score - expected[item])
+            if not gap <= TOLERANCE[dtype]:
+                raise DifferentScoresError(f"{scorer.name} gives {item} {score}, dcmodel {expected[item]}")
+            worst = max(worst, gap)
     return worst
 
 
@@ -151,11 +165,12 @@ def _table(shape: str, dtype: str, results: Sequence[Result]) -> Table:
         f"{shape} {dtype}: scoring continuations of 200 tokens, CPU; median (min-max) of "
         f"{len(results[0].seconds['dcmodel'])}",
         [
-            *("workload", "tokens", "dcmodel ms", "cached ms", "lm-eval/", "target", "padded/"),
+            *("workload", "tokens", "dcmodel ms", "cached ms", "unpacked/", "lm-eval/", "target", "padded/"),
             *("shared KV/", "target", "dcmodel/one forward", "dcmodel/plain forward"),
         ],
         notes=[
             "x/: the time of x over dcmodel's. tokens: prompt and inner nodes of the tree",
+            "unpacked: dcmodel without oneDNN's layout of the weights, as all the others run",
             "cached: dcmodel where the prompt, but no continuation, was scored before",
             f"padded, and lm-eval unless `single`, were given {SHARE} continuations; their time is scaled",
             f"one forward: our engine over as many tokens with as many rows of logits; target {FLOOR_TARGET}",
@@ -170,11 +185,12 @@ def _table(shape: str, dtype: str, results: Sequence[Result]) -> Table:
         own, cached = (
             Spread.of(1000 * value for value in result.seconds[name]) for name in ("dcmodel", "cached")
         )
-        ratios = {name: result.ratio(name, "dcmodel") for name in ("lm-eval", "padded", "shared KV")}
+        ratios = {name: result.ratio(name, "dcmodel") for name in RIVALS}
         floors = {name: result.ratio("dcmodel", name) for name in ("one forward", "plain forward")}
         table.add(
             [
                 *(result.workload.name, str(result.tokens), own.text(0), cached.text(0)),
+                ratios["unpacked"].text(),
                 *(ratios["lm-eval"].text(1), _target(lm_target), ratios["padded"].text(1)),
                 *(ratios["shared KV"].text(), _target(kv_target)),
                 *(floor.text() for floor in floors.values()),

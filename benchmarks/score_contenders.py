@@ -15,6 +15,8 @@ from benchmarks.score_workloads import Continuation, ScoreTask
 from dcmodel.engine import GenerateBatch, Span
 from dcmodel.local import LocalDcModel
 from dcmodel.types import ScoreRequest
+from lmql_backends.transformers.cpu_pack import unpack_linears
+from lmql_backends.transformers.engine import TransformersEngine
 
 BATCH = 16
 """Rows of a padded batch, lm-evaluation-harness' included."""
@@ -33,13 +35,18 @@ class Scorer(Protocol):
 
 
 class Ours:
-    """`LocalDcModel.score`; its second face finds the prompt in the cache."""
+    """`LocalDcModel.score`. `packed=False`: with plain linear layers, as the others have them."""
 
     share = None
 
-    def __init__(self, folder: Path, dtype: str) -> None:
-        self.name = "dcmodel"
-        self._model = LocalDcModel(load_engine(folder, dtype))
+    def __init__(self, folder: Path, dtype: str, *, packed: bool = True) -> None:
+        self.name = "dcmodel" if packed else "unpacked"
+        loaded = load_engine(folder, dtype)
+        if not packed:
+            if not isinstance(loaded.engine, TransformersEngine):
+                raise TypeError(f"a {type(loaded.engine).__name__} has no layers to unpack")
+            unpack_linears(loaded.engine._model)
+        self._model = LocalDcModel(loaded)
         self._loop = asyncio.new_event_loop()
 
     def run(self, task: ScoreTask) -> list[float]:
