@@ -20,12 +20,12 @@ async def beam_search(session: Session, beams: int, keep: int = 1, length_penalt
     `score` is the sum of the raw log-probabilities of all tokens after the prompt, an end-of-sequence token
     included, divided by their number to the power of `length_penalty`: 0 looks for the likeliest text,
     1 for the likeliest tokens on average (as Hugging Face and vLLM do). Every text satisfies the session's
-    constraint; one that `max_tokens` cuts short of that drops out. Texts differ in their tokens; two may
-    read the same.
+    constraint, unless `max_tokens` cuts all of them short of that (``certificate.valid`` is False then).
+    Texts differ in their tokens; two may read the same.
 
     The search ends where no live text can come to a higher score than the `keep` best finished ones (see
     `Scoring.bound`). Forced tokens cost no step: then live texts differ in length, and are ranked by their
-    scores so far. Raises `DeadEndError` where no text came to a valid end. The session is unchanged.
+    scores so far. Raises `DeadEndError` where no text came to an end. The session is unchanged.
     """
     return await diverse_beam_search(session, beams, 1, 0.0, keep=keep, length_penalty=length_penalty)
 

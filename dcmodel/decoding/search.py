@@ -64,6 +64,8 @@ class Group:
     live: list[Hypothesis] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
     """The best `keep`, best first."""
+    cut: list[Ended] = field(default_factory=list)
+    """The best `keep` of those that ended where the constraint is not satisfied: `max_tokens` ran out."""
 
     async def select(
         self,
@@ -84,7 +86,11 @@ class Group:
         num_ended = 0
         while len(self.live) < self.width and queue.has_more:
             extended = await queue.pop()
-            if extended is None or (extended.session.is_finished and not extended.session.is_accepting):
+            if extended is None:
+                continue
+            if extended.session.is_finished and not extended.session.is_accepting:
+                if extended.is_ended:
+                    self._end(extended)
                 continue
             if not extended.is_ended:  # perhaps finished, but for the scores of what was forced at its end
                 self.live.append(extended)
@@ -100,11 +106,10 @@ class Group:
         return Counter(text[place] for text in texts if len(text) > place)
 
     def _end(self, hypothesis: Hypothesis) -> None:
-        if hypothesis.session.is_accepting:
-            score = self.scoring.score(hypothesis.total, hypothesis.length)
-            self.ended.append(Ended(score, hypothesis))
-            self.ended.sort(key=lambda item: -item.score)
-            del self.ended[self.keep :]
+        kept = self.ended if hypothesis.session.is_accepting else self.cut
+        kept.append(Ended(self.scoring.score(hypothesis.total, hypothesis.length), hypothesis))
+        kept.sort(key=lambda item: -item.score)
+        del kept[self.keep :]
 
     def _may_be_kept(self, total: float, length: int) -> bool:
         """Whether what a text can come to is better than the worst of what is kept."""
@@ -114,8 +119,10 @@ class Group:
 async def search(groups: Sequence[Group], diversity: float = 0.0) -> list[Ended]:
     """Run until no group has a live text that can beat what it keeps; all kept texts, best first.
 
+    Where none satisfies its constraint, those that `max_tokens` cut short.
+
     `diversity`: what a token loses in rank for each text of an earlier group that has it at the same place.
-    Raises `DeadEndError` where no text came to a valid end.
+    Raises `DeadEndError` where no text came to an end at all.
     """
     beams = sum(group.width for group in groups)
     # Of so many tokens, as many as a group takes are neither penalised nor the text's end, as a rule.
@@ -133,12 +140,11 @@ async def search(groups: Sequence[Group], diversity: float = 0.0) -> list[Ended]
                 else:
                     seen.append((item, answer))
             await group.select(seen, count, _penalty(groups[:place], diversity))
-    found = sorted((item for group in groups for item in group.ended), key=lambda item: -item.score)
+    found = [item for group in groups for item in group.ended]
+    found = found or [item for group in groups for item in group.cut]
     if not found:
-        raise DeadEndError(
-            "no beam came to a valid end.", remedy="Give more beams or a larger max_tokens."
-        ) from dead_end
-    return found
+        raise DeadEndError("no beam came to an end.", remedy="Give more beams.") from dead_end
+    return sorted(found, key=lambda item: -item.score)
 
 
 def _penalty(earlier: Sequence[Group], diversity: float) -> Callable[[int, int], float]:

@@ -103,16 +103,14 @@ class LocalDcModel(DcModel):
     async def session(self, request: GenerateRequest) -> LocalSession:
         self._check_generation(request)
         loop = asyncio.get_running_loop()
-        if self._matchers.is_ready(request):
-            matcher = self._matchers.matcher(request)
-        else:
 
-            def compiled() -> Matcher | None:
-                caller_loop.set(loop)
-                return self._matchers.matcher(request)
+        def make() -> SessionSequence:
+            caller_loop.set(loop)
+            return self._session_sequence(request, self._matchers.matcher(request))
 
-            matcher = await loop.run_in_executor(self._compilers, compiled)
-        sequence = self._session_sequence(request, matcher)
+        # A caller's function is never called on an event loop, and compiling never blocks one.
+        is_ready = self._matchers.is_ready(request)
+        sequence = make() if is_ready else await loop.run_in_executor(self._compilers, make)
         return LocalSession(request, sequence, self.tokenizer, self._limits.vocab_size, self._turns)
 
     async def aclose(self) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conformance.requests import PROMPTS, prompt_ids, request, run_one
 
-from dcmodel.constraints import Choice, Length, Regex
+from dcmodel.constraints import Choice, Length, MaskFunction, Regex
 from dcmodel.errors import ConstraintViolationError, InvalidRequestError, TokenRangeError
 from dcmodel.mask import TokenMask
 from dcmodel.session import Session
@@ -233,6 +233,31 @@ async def test_what_ends_a_session_can_be_taken_back(model):
     assert session.is_finished
     await session.settle()
     assert session.completion().finish_reason is FinishReason.LENGTH
+
+
+async def test_a_callers_own_function_may_be_a_constraint(model):
+    digits = model.tokenizer.encode("123")
+
+    async def asynchronous(token_ids):
+        await asyncio.sleep(0)
+        return digits[: 1 + len(token_ids) % 2]
+
+    def plain(token_ids):
+        return digits[: 1 + len(token_ids) % 2]
+
+    found = []
+    for function in (plain, asynchronous):
+        session = await model.session(
+            request(model, PROMPTS[0], constraint=MaskFunction(function), max_tokens=5)
+        )
+        await run_to_the_end(session)
+        fork = session.fork()
+        fork.rollback(2)
+        await fork.step()
+        assert fork.token_ids == session.token_ids[:4]
+        found.append(session.token_ids)
+    assert found[0] == found[1]
+    assert set(found[0]) <= set(digits[:2])
 
 
 async def test_bad_calls_change_nothing(case, model, open_model):

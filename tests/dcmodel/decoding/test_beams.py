@@ -12,7 +12,8 @@ from fakes.small_languages import LONGEST, Example, example
 
 from dcmodel.constraints import Choice, Grammar, JsonSchema, NotIn, Regex
 from dcmodel.decoding import beam_search, contrastive, diverse_beam_search, greedy
-from dcmodel.errors import DeadEndError, InvalidConstraintError, InvalidRequestError
+from dcmodel.errors import InvalidConstraintError, InvalidRequestError
+from dcmodel.types import ScoreRequest
 
 CLASHING = Grammar('start: "ab" | "bca" | "cca"') & Grammar('start: "ab" c* | "bb" | "cca" c*\nc: "c"')
 ENOUGH = 216
@@ -57,8 +58,7 @@ async def test_with_enough_beams_the_best_texts_are_found(make_world, tokenizer)
         paths = world.paths(item.rule)
         session = await world.session(item.rule)
         if not paths:  # no text is short enough
-            with pytest.raises(DeadEndError):
-                await beam_search(session, ENOUGH)
+            assert not (await beam_search(session, ENOUGH)).certificate.valid
             continue
         keep = min(5, len(paths))
         for length_penalty in (0.0, 0.6, 1.0):
@@ -78,9 +78,9 @@ async def test_with_few_beams_texts_are_valid_and_scores_exact(make_world, token
         paths = world.paths(item.rule)
         session = await world.session(item.rule)
         for beams in (1, 2, 3):
-            try:
-                found = await beam_search(session, beams, beams)
-            except DeadEndError:  # all live texts ran past max_tokens
+            found = await beam_search(session, beams, beams)
+            if not found.certificate.valid:  # all live texts ran past max_tokens, and say so
+                assert all(result.finish_reason == "length" for result in all_of(found))
                 continue
             num_found += 1
             for result in all_of(found):
@@ -199,9 +199,21 @@ async def test_a_text_of_nothing_but_forced_tokens(words):
     assert len(words.loaded.engine.batches) == 1
 
 
-async def test_no_valid_text_within_max_tokens_is_a_dead_end(world):
-    with pytest.raises(DeadEndError, match="max_tokens"):
-        await beam_search(await world.session(Regex("c{5}"), 3), 4)
+async def test_where_max_tokens_cuts_all_texts_short_the_best_of_them_come(world):
+    session = await world.session(Regex("[ab]{5}"), 2)
+    found = await beam_search(session, ENOUGH, 2)
+    likeliest = [item.token_ids for item in all_of(found)]
+    assert len(likeliest) == 2
+    for item in all_of(found):
+        assert (item.certificate.valid, item.finish_reason) == (False, "length")
+        assert set(item.text) <= set("ab")
+        (scored,) = (
+            await world.model.score(
+                ScoreRequest(prompt_ids=session.prompt_ids, continuations=(item.token_ids,))
+            )
+        ).continuations
+        assert item.score == pytest.approx(scored.logprob, abs=1e-4)
+    assert found.score >= found.alternatives[0].score
 
 
 async def test_beams_go_on_from_what_a_session_holds(world):
