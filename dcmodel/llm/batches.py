@@ -43,6 +43,13 @@ async def run_batch(
                 task.cancel()
 
 
+async def run_all(
+    jobs: Sequence[Callable[[], Awaitable[T]]], *, is_batch: bool, progress: bool | None
+) -> T | list[T]:
+    """The result of the one job there is or, of a batch, those of all; raises the first error."""
+    return raise_first(await run_batch(jobs, progress=progress)) if is_batch else await jobs[0]()
+
+
 def raise_first(results: Sequence[T | Exception]) -> list[T]:
     """The results, or the first error among them."""
     values: list[T] = []

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Literal
 
 from dcmodel.errors import CapabilityError, InvalidRequestError, NonFiniteLogitsError
-from dcmodel.llm.batches import raise_first, run_batch
+from dcmodel.llm.batches import run_all
 from dcmodel.llm.endings import has_prefixes
 from dcmodel.llm.prompts import (
     Continuation,
@@ -24,7 +24,7 @@ from dcmodel.llm.prompts import (
 )
 from dcmodel.llm.results import ChoiceResult, Normalizer, Scored, check_normalizer
 from dcmodel.llm.scores import scored
-from dcmodel.llm.unconditional import UnconditionalScores
+from dcmodel.llm.unconditional import UnconditionalScores, unconditional_scores
 from dcmodel.model import DcModel
 from dcmodel.types import ScoreRequest
 
@@ -57,15 +57,12 @@ async def choose_all(
     """A distribution over options after one prompt, or after each of a batch."""
     items, is_batch = split_prompts(prompts)
     lists = continuations_per_prompt(options, len(items), is_batch)
-    baseline = UnconditionalScores(model, rule.unconditional) if rule.unconditional is not None else None
-    jobs = [
-        partial(_choose, model, prompt, own, rule, baseline) for prompt, own in zip(items, lists, strict=True)
-    ]
-    try:
-        return raise_first(await run_batch(jobs, progress=progress)) if is_batch else await jobs[0]()
-    finally:
-        if baseline is not None:
-            baseline.close()
+    async with unconditional_scores(model, rule.unconditional) as baseline:
+        jobs = [
+            partial(_choose, model, prompt, own, rule, baseline)
+            for prompt, own in zip(items, lists, strict=True)
+        ]
+        return await run_all(jobs, is_batch=is_batch, progress=progress)
 
 
 async def _choose(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from operator import index
 from typing import Any, cast
 
@@ -115,10 +116,12 @@ def continuations_per_prompt(
 
 def text_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     """A whole text's own tokens, as they stand at the beginning of the model's input, without BOS."""
-    try:
-        return tuple(tokenizer.encode(text, prefix_space=True))
-    except TokenizerError as error:
-        raise InvalidRequestError(f"the text cannot be tokenized: {error}") from error
+    return _encoded(partial(tokenizer.encode, text, prefix_space=True))
+
+
+def following_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """The tokens of a text by itself, to stand behind others."""
+    return _encoded(partial(tokenizer.encode, text))
 
 
 def _check_list(items: Sequence[object], *, may_be_empty: bool = False) -> None:
@@ -140,15 +143,16 @@ def _continuation_ids(
         whole = _encoded_prompt(tokenizer, context + text)
         if whole[: len(start)] == start and len(whole) > len(start):
             return whole[len(start) :]
-    try:
-        return tuple(tokenizer.encode(text))
-    except TokenizerError as error:
-        raise InvalidRequestError(f"the text cannot be tokenized: {error}") from error
+    return following_ids(tokenizer, text)
 
 
 def _encoded_prompt(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    return _encoded(partial(tokenizer.encode_prompt, text))
+
+
+def _encoded(encode: Callable[[], list[int]]) -> tuple[int, ...]:
     try:
-        return tuple(tokenizer.encode_prompt(text))
+        return tuple(encode())
     except TokenizerError as error:
         raise InvalidRequestError(f"the text cannot be tokenized: {error}") from error
 

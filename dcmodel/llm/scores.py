@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from dcmodel.errors import CapabilityError
-from dcmodel.llm.batches import raise_first, run_batch
+from dcmodel.llm.batches import run_all
 from dcmodel.llm.endings import Ended, split_endings, with_endings
 from dcmodel.llm.prompts import (
     Continuation,
@@ -21,7 +21,7 @@ from dcmodel.llm.prompts import (
     split_prompts,
 )
 from dcmodel.llm.results import Scored, ScoredToken
-from dcmodel.llm.unconditional import UnconditionalScores
+from dcmodel.llm.unconditional import UnconditionalScores, unconditional_scores
 from dcmodel.model import DcModel
 from dcmodel.types import ScoreRequest
 
@@ -37,16 +37,13 @@ async def score_all(
     """Score continuations after one prompt, or after each of a batch."""
     items, is_batch = split_prompts(prompts)
     lists = continuations_per_prompt(continuations, len(items), is_batch)
-    baseline = UnconditionalScores(model, unconditional) if unconditional is not None else None
-    jobs = [
-        partial(_score, model, prompt, own, baseline, top_logprobs)
-        for prompt, own in zip(items, lists, strict=True)
-    ]
-    try:
-        return raise_first(await run_batch(jobs, progress=progress)) if is_batch else await jobs[0]()
-    finally:
-        if baseline is not None:
-            baseline.close()
+    async with unconditional_scores(model, unconditional) as baseline:
+        jobs = [
+            partial(_score, model, prompt, own, baseline, top_logprobs)
+            for prompt, own in zip(items, lists, strict=True)
+        ]
+        results = await run_all(jobs, is_batch=is_batch, progress=progress)
+    return results
 
 
 async def score_prompts(
@@ -55,7 +52,8 @@ async def score_prompts(
     """The tokens of one prompt, or of each of a batch, with their scores."""
     items, is_batch = split_prompts(prompts)
     jobs = [partial(_score_prompt, model, prompt, top_logprobs) for prompt in items]
-    return raise_first(await run_batch(jobs, progress=progress)) if is_batch else await jobs[0]()
+    results = await run_all(jobs, is_batch=is_batch, progress=progress)
+    return results
 
 
 async def _score(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dcmodel.constraints.mask_answers import Answer
-from dcmodel.errors import InvalidRequestError
+from dcmodel.llm.prompts import following_ids
 from dcmodel.loop import run
 from dcmodel.session import Session
 from dcmodel.types import Completion, FinishReason, NextTokens, SamplingParams, TokenStep
-from dctokenizers import Tokenizer, TokenizerError
+from dctokenizers import Tokenizer
 
 
 class TextSession:
@@ -78,10 +78,7 @@ class TextSession:
         `InvalidRequestError` past the end; the state is then unchanged.
         """
         if isinstance(what, str):
-            try:
-                what = self._tokenizer.encode(what)
-            except TokenizerError as error:
-                raise InvalidRequestError(f"the text cannot be tokenized: {error}") from error
+            what = following_ids(self._tokenizer, what)
         self.session.append(what)
 
     def rollback(self, count: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from dcmodel.llm.endings import split_endings, with_endings
 from dcmodel.llm.prompts import Continuation, Prompt, scoring_request
@@ -11,6 +12,19 @@ from dcmodel.model import DcModel
 
 Key = tuple[str | tuple[int, ...], bool]
 """A text or token ids, and whether their end is scored."""
+
+
+@asynccontextmanager
+async def unconditional_scores(
+    model: DcModel, prompt: Prompt | None
+) -> AsyncIterator[UnconditionalScores | None]:
+    """For the time of one call; None where there is no unconditional prompt."""
+    scores = None if prompt is None else UnconditionalScores(model, prompt)
+    try:
+        yield scores
+    finally:
+        if scores is not None:
+            scores.close()
 
 
 class UnconditionalScores:

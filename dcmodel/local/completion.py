@@ -83,12 +83,13 @@ def token_logprobs(record: LogprobRecord) -> TokenLogprobs:
         raw_logprob=raw,
         masked_logprob=masked,
         log_mass=mass,
-        top_raw=_top(top_raw),
-        top_masked=_top(top_masked),
+        top_raw=top_logprobs(top_raw),
+        top_masked=top_logprobs(top_masked),
     )
 
 
-def _top(row: TopRow | None) -> tuple[TopLogprob, ...]:
+def top_logprobs(row: TopRow | None) -> tuple[TopLogprob, ...]:
+    """A row of likeliest tokens as callers see it; an id of -1 stands for none."""
     if row is None:
         return ()
     return tuple(

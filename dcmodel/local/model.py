@@ -8,13 +8,12 @@ import secrets
 from collections.abc import Sequence as Seq
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import TypedDict
 
 import numpy as np
 
 from dcmodel.backend import LoadedEngine
 from dcmodel.constraint import Matcher
-from dcmodel.constraints import ConstraintCache, StopMatcher, watch_stops
+from dcmodel.constraints import ConstraintCache, watch_stops
 from dcmodel.constraints.mask_answers import Answer
 from dcmodel.constraints.mask_function import caller_loop
 from dcmodel.errors import ContextLengthError, DcModelError, InvalidRequestError
@@ -27,7 +26,7 @@ from dcmodel.mask import check_token_ids
 from dcmodel.model import DcModel
 from dcmodel.scheduling.look import Look
 from dcmodel.scheduling.scheduler import Scheduler
-from dcmodel.scheduling.sequence import Sequence
+from dcmodel.scheduling.sequence import Sequence, SequenceBounds
 from dcmodel.scheduling.session_sequence import SessionSequence
 from dcmodel.types import GenerateRequest, NextTokens, ScoreRequest, ScoreResult
 
@@ -159,13 +158,13 @@ class LocalDcModel(DcModel):
             request.prompt_ids, sampling=request.sampling, matcher=matcher, **self._bounds(request)
         )
 
-    def _bounds(self, request: GenerateRequest) -> _Bounds:
+    def _bounds(self, request: GenerateRequest) -> SequenceBounds:
         limit = len(request.prompt_ids) + request.max_tokens
         stop = None
         if request.stop:
             skip = len(request.healed.encode())
             stop = watch_stops(request.stop, self.tokenizer, include=request.include_stop, skip=skip)
-        return _Bounds(
+        return SequenceBounds(
             seed=secrets.randbits(64) if request.sampling.seed is None else request.sampling.seed,
             limit=min(limit, self._limits.max_positions),
             limit_reason="max_tokens" if limit <= self._limits.max_positions else "context",
@@ -189,14 +188,3 @@ class LocalDcModel(DcModel):
 
     def _check_ids(self, ids: tuple[int, ...], what: str) -> None:
         check_token_ids(np.asarray(ids, dtype=np.int64), self._limits.vocab_size, what=what)
-
-
-class _Bounds(TypedDict):
-    """Where a sequence ends, and what else it takes from its request as it is."""
-
-    seed: int
-    limit: int
-    limit_reason: str
-    eos_token_ids: frozenset[int]
-    stop: StopMatcher | None
-    top_logprobs: int

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 
 from dcmodel.engine import Capabilities
+from dcmodel.local.completion import top_logprobs
 from dcmodel.scheduling.candidate_tree import CandidateTree
 from dcmodel.scheduling.candidates import CandidateSequence
 from dcmodel.scheduling.sequence import Sequence, TopRow
-from dcmodel.types import SamplingParams, ScoredContinuation, ScoreRequest, ScoreResult, TopLogprob, Usage
+from dcmodel.types import SamplingParams, ScoredContinuation, ScoreRequest, ScoreResult, Usage
 
 
 class ScoreJob:
@@ -53,7 +54,7 @@ class ScoreJob:
                     token_ids=item,
                     logprobs=tuple(logprobs),
                     ranks=tuple(ranks),
-                    top_logprobs=tuple(map(_top, tops)),
+                    top_logprobs=tuple(map(top_logprobs, tops)),
                 )
         prompt = self._request.prompt_ids
         return ScoreResult(
@@ -85,11 +86,5 @@ def _scored(token_ids: tuple[int, ...], sequence: Sequence) -> ScoredContinuatio
         token_ids=token_ids,
         logprobs=tuple(record[0] for record in sequence.records),
         ranks=tuple(sequence.ranks),
-        top_logprobs=tuple(_top(top) for top in tops if top is not None),
-    )
-
-
-def _top(row: TopRow) -> tuple[TopLogprob, ...]:
-    return tuple(
-        TopLogprob(token_id, logprob) for token_id, logprob in zip(*row, strict=True) if token_id >= 0
+        top_logprobs=tuple(top_logprobs(top) for top in tops if top is not None),
     )

@@ -53,7 +53,7 @@ class LocalSession(Session):
         self._turns = turns
         self._forks = 0
         self._is_busy = False
-        self._streamed = TextAssembler(tokenizer, skip=len(request.healed.encode()))
+        self._streamed = self._assembler()
         self._num_streamed = 0
         """How many tokens `_streamed` has seen."""
 
@@ -73,7 +73,7 @@ class LocalSession(Session):
 
     @property
     def text(self) -> str:
-        assembler = TextAssembler(self._tokenizer, skip=len(self._request.healed.encode()))
+        assembler = self._assembler()
         parts = [assembler.push(token_id, self._sequence.releasable_bytes) for token_id in self.token_ids]
         return "".join(parts) + assembler.finish(self._sequence.releasable_bytes)
 
@@ -133,7 +133,7 @@ class LocalSession(Session):
                 remedy="The prompt stays as it is.",
             )
         self._sequence.take_back(count)
-        self._streamed = TextAssembler(self._tokenizer, skip=len(self._request.healed.encode()))
+        self._streamed = self._assembler()
         self._num_streamed = 0
 
     def fork(self) -> LocalSession:
@@ -204,6 +204,9 @@ class LocalSession(Session):
             self._is_busy = False
         if self._sequence.error is not None:
             raise self._sequence.error
+
+    def _assembler(self) -> TextAssembler:
+        return TextAssembler(self._tokenizer, skip=len(self._request.healed.encode()))
 
     def _catch_up(self) -> str:
         """What the tokens add to the text that no step has shown yet."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from dcmodel.constraint import Matcher
 from dcmodel.constraints import StopMatcher
@@ -32,6 +32,17 @@ class Status(Enum):
     WAITING = "waiting"
     RUNNING = "running"
     FINISHED = "finished"
+
+
+class SequenceBounds(TypedDict):
+    """Where a sequence ends, and what else it takes from its request as it is."""
+
+    seed: int
+    limit: int
+    limit_reason: str
+    eos_token_ids: frozenset[int]
+    stop: StopMatcher | None
+    top_logprobs: int
 
 
 class Sequence:
@@ -197,14 +208,11 @@ class Sequence:
         if self.matcher is not None and not self._is_taken(token_id):
             return False
         self.is_cornered = False
-        self._append(token_id, forced=False)
+        self._grow(token_id, forced=False)
         ready = len(self.token_ids)
         if record is not None:
             self.records.append(record)
-        if token_id in self.eos_token_ids:
-            self.ending = (FinishReason.STOP, "eos")
-        else:
-            self._end_or_go_on()
+        if token_id not in self.eos_token_ids:
             self._go_on_without_the_model()
         # Last, because readers in other threads take `ready` to mean that all the rest is in place.
         self.ready = ready if self.want_logprobs else len(self.token_ids)
@@ -305,6 +313,14 @@ class Sequence:
             self._end_or_go_on()
             if self.ending is not None:
                 break
+
+    def _grow(self, token_id: int, *, forced: bool) -> None:
+        """Append a token that the matcher has accepted, and end where it ends the text."""
+        self._append(token_id, forced=forced)
+        if token_id in self.eos_token_ids:
+            self.ending = (FinishReason.STOP, "eos")
+        else:
+            self._end_or_go_on()
 
     def _append(self, token_id: int, *, forced: bool) -> None:
         self.token_ids.append(token_id)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from copy import copy
+from typing import Unpack
 
 from dcmodel.constraint import Matcher
-from dcmodel.constraints import StopMatcher
 from dcmodel.errors import ConstraintViolationError
 from dcmodel.mask import TokenMask
 from dcmodel.scheduling.look import Look
-from dcmodel.scheduling.sequence import LogprobRecord, Sequence, Status
+from dcmodel.scheduling.sequence import LogprobRecord, Sequence, SequenceBounds, Status
 from dcmodel.types import FinishReason, SamplingParams
 
 
@@ -25,26 +25,10 @@ class SessionSequence(Sequence):
         prompt_ids: tuple[int, ...],
         *,
         sampling: SamplingParams,
-        seed: int,
-        limit: int,
-        limit_reason: str = "max_tokens",
-        eos_token_ids: frozenset[int] = frozenset(),
-        matcher: Matcher | None = None,
-        stop: StopMatcher | None = None,
-        top_logprobs: int = 0,
+        matcher: Matcher | None,
+        **bounds: Unpack[SequenceBounds],
     ) -> None:
-        """As of `Sequence`."""
-        super().__init__(
-            prompt_ids,
-            sampling=sampling,
-            seed=seed,
-            limit=limit,
-            limit_reason=limit_reason,
-            eos_token_ids=eos_token_ids,
-            matcher=matcher,
-            stop=stop,
-            top_logprobs=top_logprobs,
-        )
+        super().__init__(prompt_ids, sampling=sampling, matcher=matcher, **bounds)
         self.holds_back = False
         self._goal = self.ready
         """How many tokens are final when the step is done."""
@@ -88,14 +72,10 @@ class SessionSequence(Sequence):
         """
         if self.matcher is not None and self.matcher.advance([token_id]) != 1:
             raise ConstraintViolationError(f"the constraint refuses token {token_id} here.")
-        self._append(token_id, forced=forced)
+        self._grow(token_id, forced=forced)
         if record is not None and self.ready == len(self.token_ids) - 1:
             self.records.append(record)
             self.ready += 1
-        if token_id in self.eos_token_ids:
-            self.ending = (FinishReason.STOP, "eos")
-        else:
-            self._end_or_go_on()
 
     def score(self, record: LogprobRecord, rank: int) -> None:
         if not self.forced[self.ready - self.prompt_length]:  # no mask was asked: all was allowed
