@@ -54,7 +54,7 @@ class LlamaModel:
 
 
 def open_model(
-    path: Path, *, vocab_only: bool = False, configure: Callable[[Any], None] = lambda params: None
+    path: Path, *, vocab_only: bool = False, configure: Callable[[Any], None] | None = None
 ) -> LlamaModel:
     """Open a GGUF file; `configure` changes the `llama_model_params`, which are the library's defaults.
 
@@ -64,7 +64,8 @@ def open_model(
     lib = library()
     params = lib.c.llama_model_default_params()
     params.vocab_only = vocab_only
-    configure(params)
+    if configure is not None:
+        configure(params)
     with _LOADING:
         lib.clear_errors()
         handle = lib.c.llama_model_load_from_file(str(path).encode(), params)
@@ -72,7 +73,7 @@ def open_model(
     if not handle:
         raise ModelLoadError(
             f"llama.cpp cannot load {path}: {reason or 'it does not say why'}.",
-            remedy="Check the file (was it downloaded in whole?), or whether this llama.cpp is too old for it.",
+            remedy="Check the file (is it whole?), or whether this llama.cpp is too old for it.",
         )
     return LlamaModel(path, lib, handle)
 

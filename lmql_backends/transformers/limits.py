@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PretrainedConfig
+
+from dcmodel.memory import free_memory
 
 # Where a configuration does not say, nothing in the model limits the length (recurrent models).
 UNLIMITED_POSITIONS = 32768
@@ -15,13 +15,6 @@ LENGTH_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_se
 # Shares of the free memory that KV may take; on a GPU the rest is for activations and half-empty segments.
 CPU_SHARE, GPU_SHARE = 0.25, 0.6
 CPU_KV_BYTES = 4 << 30
-CGROUP_FILES = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (
-        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ),
-)
 
 
 def model_positions(config: PretrainedConfig) -> int:
@@ -87,23 +80,3 @@ def default_kv_tokens(bytes_per_token: int, device: torch.device, *, most: int) 
     else:
         room = min(CPU_SHARE * free_memory(), CPU_KV_BYTES)
     return max(1, min(most, int(room) // max(1, bytes_per_token)))
-
-
-def free_memory() -> int:
-    """Bytes of main memory that this process may still take, as far as the system tells."""
-    free = [_available()]
-    for limit, usage in CGROUP_FILES:
-        try:
-            free.append(int(limit.read_text()) - int(usage.read_text()))
-        except (OSError, ValueError):
-            continue
-    return max(0, min(free))
-
-
-def _available() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        # Not Linux: half of all there is, as a guess.
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

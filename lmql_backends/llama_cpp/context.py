@@ -1,0 +1,79 @@
+"""A `llama_context`: one KV cache for many sequences, and the calls that may change it."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from typing import Any
+
+import numpy as np
+
+from dcmodel.errors import EngineError
+from dcmodel.logits import Floats
+from lmql_backends.llama_cpp.batch import DecodeBatch
+from lmql_backends.llama_cpp.model import LlamaModel
+
+EVERYTHING = -1
+FAILURES = {
+    1: "found no room in its KV cache",
+    2: "was aborted",
+    -1: "refused the batch as inconsistent",
+    -2: "had no memory for it",
+    -3: "failed to compute",
+}
+
+
+class LlamaContext:
+    """Used by one thread at a time. Sequences are numbers below the library's limit (256)."""
+
+    def __init__(self, model: LlamaModel, handle: Any, *, max_tokens: int, max_rows: int) -> None:
+        """`max_tokens` and `max_rows`: of one decode. The library ends the process where it gets more."""
+        self.model = model
+        self.handle = handle
+        self._c = model.lib.c
+        self._memory = self._c.llama_get_memory(handle)
+        self._max_tokens = max_tokens
+        self._max_rows = max_rows
+        self._width = model.vocab_size
+        self._finalizer = weakref.finalize(self, self._c.llama_free, handle)
+
+    def decode(self, batch: DecodeBatch) -> Floats:
+        """Logits ``[len(batch.wanted), vocab_size]``: the library's own buffer, valid until the next call.
+
+        Raises `EngineError`; the context may then hold a part of the batch.
+        """
+        rows = len(batch.wanted)
+        if batch.num_tokens > self._max_tokens or rows > self._max_rows:
+            raise EngineError(
+                f"{batch.num_tokens} tokens and {rows} rows of logits are more than the "
+                f"{self._max_tokens} and {self._max_rows} of a decode."
+            )
+        lib = self.model.lib
+        lib.clear_errors()
+        code = batch.decode(self._c, self.handle)
+        if code:
+            reason = lib.reason()
+            raise EngineError(
+                f"llama.cpp {FAILURES.get(code, f'gave the code {code}')}{f': {reason}' if reason else ''}."
+            )
+        if not rows:
+            return np.zeros((0, self._width), dtype=np.float32)
+        pointer = ctypes.cast(self._c.llama_get_logits(self.handle), ctypes.POINTER(ctypes.c_float))
+        return np.ctypeslib.as_array(pointer, (rows, self._width))
+
+    def share(self, source: int, target: int, length: int = EVERYTHING) -> None:
+        """`target`, which holds nothing, gets the first `length` tokens of `source`, without a copy."""
+        self._c.llama_memory_seq_cp(self._memory, source, target, EVERYTHING, length)
+
+    def remove(self, sequence: int, start: int = EVERYTHING) -> bool:
+        """Forget the tokens from position `start`; False, and nothing changed, where a part cannot be."""
+        return bool(self._c.llama_memory_seq_rm(self._memory, sequence, start, EVERYTHING))
+
+    def wipe(self) -> None:
+        """Forget all sequences, and overwrite what was computed for them with zeros."""
+        self._c.llama_memory_clear(self._memory, True)
+
+    def close(self) -> None:
+        """Free the context, then the model."""
+        self._finalizer()
+        self.model.close()
