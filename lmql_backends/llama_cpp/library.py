@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 
 # ggml's levels; 5 continues the line before.
 WARNING, ERROR = 3, 4
-LEVELS = {2: logging.DEBUG, WARNING: logging.INFO, ERROR: logging.WARNING}
+# Errors are raised with what was said; a warning is of use to who looks for it.
+LEVELS = {WARNING: logging.INFO, ERROR: logging.INFO}
 KEPT_MESSAGES = 8
 
 

@@ -174,9 +174,8 @@ def _open_context(model: LlamaModel, capabilities: Capabilities, chosen: LlamaOp
     params.n_ctx = -(-cells // CELL_PADDING) * CELL_PADDING
     params.n_batch = capabilities.max_batch_tokens
     params.n_ubatch = min(params.n_ubatch, params.n_batch)
-    # Of a unified cache any number of sequences may take a part; recurrent states are made beforehand.
-    params.n_seq_max = capabilities.max_sequences if _is_recurrent(model) else 1
-    params.n_outputs_max = capabilities.max_batch_rows
+    params.n_seq_max = capabilities.max_sequences + capabilities.max_branch_tokens
+    params.n_outputs_max = max(capabilities.max_batch_rows, params.n_seq_max)
     lib.clear_errors()
     handle: Any = lib.c.llama_init_from_model(model.handle, params)
     if not handle:

@@ -68,25 +68,41 @@ def fake_case() -> Case:
 OPTIONS = frozenset({"max_context", "max_sequences", "kv_tokens", "max_batch_tokens"})
 
 
+# Barriers between threads on shared cores cost more than the arithmetic of these small models.
+EXTRA = {"llama_cpp": {"n_threads": 1}}
+
+
 def registered_case(name: str, model: str | None) -> Case:
-    """Any backend from the registry; transformers has a plain forward of the same weights beside it."""
+    """Any backend from the registry; beside those of ours stands a plain forward of the same weights."""
     registry = Registry()
     backend = registry.backend(name)
-    path = model or str(registry.embedded_path())
+    path = model or str(registry.embedded_path(backend.model_format))
 
     def open_model(**options: int) -> DcModel:
-        loaded = backend.load(path, LoadOptions(device="cpu", dtype="float32", **options))
+        fixed = LoadOptions(device="cpu", dtype="float32", extra=EXTRA.get(name, {}))
+        loaded = backend.load(path, replace(fixed, **options))
         return LocalDcModel(loaded) if isinstance(loaded, LoadedEngine) else loaded
 
-    if name != "transformers":
+    if name != "transformers" and (name != "llama_cpp" or model is not None):
         return Case(name, open_model, None, options=OPTIONS)
-    return Case(name, open_model, plain_forward(path), tolerance=fp32_noise(path), options=OPTIONS)
+    folder = model or str(registry.embedded_path())
+    return Case(name, open_model, plain_forward(folder), tolerance=fp32_noise(folder), options=OPTIONS)
 
 
 def random_case(folder: Path) -> Case:
     """A small random Llama on transformers: logits are small, so rounding is too, and the bound is tight."""
     path = save_random_llama(folder)
     return replace(registered_case("transformers", path), name="random", tolerance=2e-5)
+
+
+def random_gguf_case(folder: Path) -> Case:
+    """The same on llama.cpp."""
+    from lmql_backends.tiny.gguf_export import convert
+
+    path = save_random_llama(folder)
+    gguf = convert(folder, folder / "model.gguf")
+    case = registered_case("llama_cpp", str(gguf))
+    return replace(case, name="random-gguf", logits=plain_forward(path), tolerance=2e-5)
 
 
 def save_random_llama(folder: Path) -> str:

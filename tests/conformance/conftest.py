@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 import pytest_asyncio
-from conformance.backends import Case, fake_case, random_case, registered_case
+from conformance.backends import Case, fake_case, random_case, random_gguf_case, registered_case
 
 from dcmodel.model import DcModel
 
-# The fake engine's distribution is a closed form; `random` is a random model on transformers.
-DEFAULT_BACKENDS = ("fake", "random", "transformers")
+# The fake engine's distribution is a closed form; `random` and `random-gguf` are a random model.
+DEFAULT_BACKENDS = ("fake", "random", "transformers", "random-gguf", "llama_cpp")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -28,6 +28,10 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         return fake_case()
     if name == "random":
         return random_case(tmp_path_factory.mktemp("random-llama"))
+    if name in ("random-gguf", "llama_cpp"):
+        pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    if name == "random-gguf":
+        return random_gguf_case(tmp_path_factory.mktemp("random-gguf"))
     return registered_case(name, request.config.getoption("--model"))
 
 

@@ -97,9 +97,8 @@ def _forward_some(engine, reference, rng, texts):
     parts, budget = [], 128
     for sequence in rng.permutation(list(texts)).tolist():
         count = int(rng.integers(0, 12)) if rng.random() < 0.4 else 1
-        tree = (
-            random_tree(rng, int(rng.integers(1, 10)), reference.vocab_size) if rng.random() < 0.3 else None
-        )
+        size = int(rng.integers(1, 10)) if rng.random() < 0.3 else 0
+        tree = random_tree(rng, size, reference.vocab_size) if size else None
         text = texts[sequence] + random_ids(rng, count, reference.vocab_size)
         tokens = count + size
         if tokens and tokens <= budget and engine.reserve(sequence, len(text)):
