@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -44,6 +45,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps")
     group.add_argument("--dtype", metavar="T", help="float32, bfloat16, float16")
     group.add_argument("--max-context", metavar="N", type=int, help="longest sequence in tokens")
+    group.add_argument(
+        "--option",
+        metavar="K=V",
+        action="append",
+        default=[],
+        help="an option of the backend's own loader: n_threads=4, type_k=q8_0, revision=main (repeat it)",
+    )
 
 
 def add_constraint_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,9 +102,23 @@ def open_llm(arguments: argparse.Namespace) -> LLM:
         device=arguments.device,
         dtype=arguments.dtype,
         max_context=arguments.max_context,
+        extra=dict(map(backend_option, arguments.option)),
     )
     hide_loading_bar(llm)
     return llm
+
+
+def backend_option(argument: str) -> tuple[str, Any]:
+    """``name=value``; a value that is JSON (a number, true, a list) is that, any other is a text."""
+    name, equals, value = argument.partition("=")
+    if not name or not equals:
+        raise InvalidRequestError(
+            f"--option {argument!r} has no value.", remedy="Write it as name=value: --option n_threads=4."
+        )
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def hide_loading_bar(llm: LLM) -> None:

@@ -368,3 +368,24 @@ def test_the_module_runs_as_a_program():
         [sys.executable, "-m", "dcmodel", "--version"], check=True, capture_output=True, text=True
     )
     assert done.stdout == f"dcmodel {__version__}\n"
+
+
+def test_options_of_the_backend_are_passed_on_with_their_types(dcmodel, loads):
+    options = ("n_threads=4", "type_k=q8_0", "offload_kqv=false", "revision=main", "lora=a=b.gguf")
+    code, _, error = dcmodel("tokenize", "a", *(part for item in options for part in ("--option", item)))
+    assert (code, error) == (0, "")
+    assert loads[0][1].extra == {
+        "n_threads": 4,
+        "type_k": "q8_0",
+        "offload_kqv": False,
+        "revision": "main",
+        "lora": "a=b.gguf",
+    }
+
+
+@pytest.mark.parametrize("item", ["n_threads", "=4"])
+def test_an_option_without_name_or_value_is_named(dcmodel, item):
+    code, _, error = dcmodel("tokenize", "a", "--option", item)
+    assert code == 1
+    assert item in error
+    assert "--option n_threads=4" in error
