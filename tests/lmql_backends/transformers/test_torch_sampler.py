@@ -1,4 +1,4 @@
-"""The torch sampler gives what the numpy reference gives, row by row."""
+"""The torch sampler gives what the plain one gives, row by row."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from fakes.plain_sampler import PlainLogitRows
 
 from dcmodel.logits import SampledRows, SamplePlan
 from dcmodel.mask import mask_words
-from dcmodel.sampler import NumpyLogitRows
 from lmql_backends.transformers.sampler import TorchLogitRows, Workspace
 from lmql_backends.transformers.scoring import _score_device, _score_host
 
@@ -93,14 +93,14 @@ def assert_same(found: SampledRows, expected: SampledRows):
 
 @pytest.mark.parametrize("vocab_size", [70, 1000, 4099])
 @pytest.mark.parametrize("coarse", [False, True], ids=["distinct", "many-ties"])
-def test_agrees_with_the_numpy_reference(vocab_size, coarse):
+def test_agrees_with_the_plain_form(vocab_size, coarse):
     rng = np.random.default_rng(vocab_size + coarse)
     for _ in range(60):
         logits = rng.normal(0, 3, (6, vocab_size)).astype(np.float32)
         if coarse:
             logits = np.round(logits * 2) / 2
         plan = random_plan(rng, 6, vocab_size)
-        assert_same(torch_rows(logits).sample(plan), NumpyLogitRows(logits).sample(plan))
+        assert_same(torch_rows(logits).sample(plan), PlainLogitRows(logits).sample(plan))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -109,7 +109,7 @@ def test_half_precision_logits_are_sampled_as_float32(dtype):
     logits = torch.from_numpy(rng.normal(0, 3, (6, 777)).astype(np.float32)).to(dtype).float().numpy()
     for _ in range(20):
         plan = random_plan(rng, 6, 777)
-        assert_same(torch_rows(logits, dtype).sample(plan), NumpyLogitRows(logits).sample(plan))
+        assert_same(torch_rows(logits, dtype).sample(plan), PlainLogitRows(logits).sample(plan))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -227,14 +227,14 @@ def test_nothing_planned_gives_nothing():
 
 
 @pytest.mark.parametrize("top_logprobs", [0, 4])
-def test_scores_agree_with_the_numpy_reference(top_logprobs):
+def test_scores_agree_with_the_plain_form(top_logprobs):
     rng = np.random.default_rng(4)
     logits = np.round(rng.normal(0, 3, (150, 900)) * 8).astype(np.float32) / 8
     logits[17, 5] = np.nan
     for rows in (np.arange(150), rng.integers(0, 150, 400), np.repeat([3, 99], 100)):
         targets = rng.integers(0, 900, len(rows))
         found = torch_rows(logits).score(rows, targets, top_logprobs)
-        expected = NumpyLogitRows(logits).score(rows, targets, top_logprobs)
+        expected = PlainLogitRows(logits).score(rows, targets, top_logprobs)
         ok = expected.is_finite
         np.testing.assert_array_equal(found.is_finite, ok)
         np.testing.assert_allclose(found.logprob[ok], expected.logprob[ok], atol=2e-5)
@@ -261,7 +261,7 @@ def test_targets_of_trees_are_scored_in_every_way(way, vocab_size, dtype, monkey
     for top_logprobs in (0, 3):
         tensor = torch.from_numpy(logits).to(dtype)
         found = TorchLogitRows(tensor, Workspace(torch.device("cpu"))).score(rows, targets, top_logprobs)
-        expected = NumpyLogitRows(logits).score(rows, targets, top_logprobs)
+        expected = PlainLogitRows(logits).score(rows, targets, top_logprobs)
         ok = expected.is_finite
         np.testing.assert_array_equal(found.is_finite, ok)
         np.testing.assert_allclose(found.logprob[ok], expected.logprob[ok], atol=2e-5)
@@ -279,14 +279,14 @@ def test_scoring_nothing_gives_nothing():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3], [2, 0, 2], [1], []])
-def test_whole_distributions_agree_with_the_numpy_reference(rows, dtype):
+def test_whole_distributions_agree_with_the_plain_form(rows, dtype):
     rng = np.random.default_rng(6)
     logits = torch.from_numpy(rng.normal(0, 3, (4, 40_001)).astype(np.float32)).to(dtype)
     logits[1, 7] = -torch.inf
     before = logits.float().numpy().copy()
     found = TorchLogitRows(logits, Workspace(torch.device("cpu"))).log_softmax(np.array(rows, dtype=np.int64))
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, NumpyLogitRows(before).log_softmax(rows), atol=2e-5)
+    np.testing.assert_allclose(found, PlainLogitRows(before).log_softmax(rows), atol=2e-5)
     found[:] = 0.0  # the caller's own
     np.testing.assert_array_equal(logits.float().numpy(), before)
 
@@ -325,7 +325,7 @@ def masks_of_all_kinds(rng, size, vocab_size):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("vocab_size", [70, 1024, 9000, 12800])
 @pytest.mark.parametrize("step", [0.0, 0.5, 4.0], ids=["distinct", "ties", "many-ties"])
-def test_greedy_tokens_agree_with_the_numpy_reference(vocab_size, step, dtype):
+def test_greedy_tokens_agree_with_the_plain_form(vocab_size, step, dtype):
     rng = np.random.default_rng(6)
     for _ in range(15):
         logits = rng.normal(0, 3, (6, vocab_size)).astype(np.float32)
@@ -339,7 +339,7 @@ def test_greedy_tokens_agree_with_the_numpy_reference(vocab_size, step, dtype):
         logits = torch.from_numpy(logits).to(dtype).float().numpy()
         words = pack(masks_of_all_kinds(rng, 6, vocab_size))
         plan = greedy_plan(rng, 6, vocab_size, words, rng.random(6) < rng.choice([0.0, 0.5, 1.0]))
-        assert_same(torch_rows(logits, dtype).sample(plan), NumpyLogitRows(logits).sample(plan))
+        assert_same(torch_rows(logits, dtype).sample(plan), PlainLogitRows(logits).sample(plan))
 
 
 @pytest.mark.parametrize("vocab_size", [9000, 12800])
@@ -351,7 +351,7 @@ def test_greedy_masks_may_have_fewer_or_more_words(vocab_size, change):
         logits = np.round(rng.normal(0, 3, (5, vocab_size))).astype(np.float32)
         words = rng.integers(-(2**31), 2**31, (5, size)).astype(np.int32)
         plan = greedy_plan(rng, 5, vocab_size, words, np.ones(5, dtype=np.bool_))
-        assert_same(torch_rows(logits).sample(plan), NumpyLogitRows(logits).sample(plan))
+        assert_same(torch_rows(logits).sample(plan), PlainLogitRows(logits).sample(plan))
 
 
 def test_a_greedy_token_outside_the_likeliest_blocks_is_found():
@@ -396,7 +396,7 @@ def test_a_wide_mask_may_keep_hardly_any_probability(gap, temperature):
         uniform=rng.random(3),
         top_logprobs=3,
     )
-    found, expected = torch_rows(logits).sample(plan), NumpyLogitRows(logits).sample(plan)
+    found, expected = torch_rows(logits).sample(plan), PlainLogitRows(logits).sample(plan)
     np.testing.assert_array_equal(found.token_ids, expected.token_ids)
     np.testing.assert_allclose(found.log_mass, expected.log_mass, rtol=1e-5)
     np.testing.assert_allclose(found.masked_logprob, expected.masked_logprob, atol=2e-4)
@@ -411,6 +411,6 @@ def test_sampling_leaves_logits_that_need_no_padding_as_they_are():
     rows = TorchLogitRows(tensor, Workspace(torch.device("cpu")))
     for _ in range(40):
         plan = random_plan(rng, 6, 1280, in_order=True)
-        assert_same(rows.sample(plan), NumpyLogitRows(logits).sample(plan))
+        assert_same(rows.sample(plan), PlainLogitRows(logits).sample(plan))
         rows.score(np.arange(6), np.arange(6), 3)
         np.testing.assert_array_equal(tensor.numpy(), logits)

@@ -1,4 +1,4 @@
-"""The numpy form of `LogitRows`: the reference for all others, and what engines without torch use."""
+"""The plainest form of `LogitRows`, the reference for the others: whole rows, float64, full sorts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from dcmodel.logits import Bools, Floats, Ints, SampledRows, SamplePlan, ScoredRows
 
 
-class NumpyLogitRows:
+class PlainLogitRows:
     """Logits on the host, ``[R, vocab_size]`` float32."""
 
     def __init__(self, logits: Floats) -> None:
@@ -19,19 +19,20 @@ class NumpyLogitRows:
 
     def log_softmax(self, rows: Ints) -> Floats:
         logits = self._logits[rows]
-        is_finite = _finite_rows(logits)
-        logprobs = _log_softmax(logits, is_finite)
-        logprobs[~is_finite] = np.nan
+        usable = _finite_rows(logits) & _possible_rows(logits)
+        logprobs = _log_softmax(logits, usable)
+        logprobs[~usable] = np.nan
         return logprobs
 
     def score(self, rows: Ints, targets: Ints, top_logprobs: int) -> ScoredRows:
         logits = self._logits[rows]
-        is_finite = _finite_rows(logits)
+        is_finite = _finite_rows(logits) & _possible_rows(logits)
         logprobs = _log_softmax(logits, is_finite)
         target = np.take_along_axis(logits, targets[:, None], axis=1)
+        logprob = np.take_along_axis(logprobs, targets[:, None], axis=1)[:, 0]
         return ScoredRows(
-            logprob=np.take_along_axis(logprobs, targets[:, None], axis=1)[:, 0],
-            rank=(logits > target).sum(axis=1),
+            logprob=np.where(is_finite, logprob, 0.0).astype(np.float32),
+            rank=np.where(is_finite, (logits > target).sum(axis=1), 0),
             is_finite=is_finite,
             top=_top(logprobs, top_logprobs),
         )
@@ -58,7 +59,7 @@ class NumpyLogitRows:
             top_masked=_top(raw[:, :0], 0),
         )
         if plan.want_logprobs or plan.top_logprobs:
-            logprobs = _log_softmax(raw, is_finite)
+            logprobs = _log_softmax(raw, is_finite & _possible_rows(raw))
             masked = np.where(allowed, logprobs, -np.inf)
             log_mass = np.where(plan.is_masked & ok, _log_sum_exp(masked, ok), 0.0).astype(np.float32)
             chosen = np.where(ok, token_ids, 0)[:, None]
@@ -76,6 +77,12 @@ def _finite_rows(logits: Floats) -> Bools:
     return finite
 
 
+def _possible_rows(logits: Floats) -> Bools:
+    """Rows in which a token is possible."""
+    possible: Bools = (logits > -np.inf).any(axis=1)
+    return possible
+
+
 def _log_sum_exp(logits: Floats, usable: Bools) -> Floats:
     safe = np.where(usable[:, None], logits, 0.0).astype(np.float64)
     top = safe.max(axis=1, keepdims=True)
@@ -86,10 +93,10 @@ def _log_sum_exp(logits: Floats, usable: Bools) -> Floats:
 
 
 def _log_softmax(logits: Floats, usable: Bools) -> Floats:
-    """Zeros in the rows that are not usable."""
+    """-inf in the rows that are not usable."""
     safe = np.where(usable[:, None], logits, 0.0).astype(np.float32)
     result: Floats = (safe - _log_sum_exp(safe, usable)[:, None]).astype(np.float32)
-    result[~usable] = 0.0
+    result[~usable] = -np.inf
     return result
 
 

@@ -1,0 +1,158 @@
+"""One call of `sample`: which rows need more than their likeliest token, and what."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from dcmodel.logits import Bools, Floats, Ints, SampledRows, SamplePlan
+from dcmodel.sampler.adjustments import Adjustments
+from dcmodel.sampler.drawing import DrawSettings, block_padded, draw
+from dcmodel.sampler.facts import RowFacts
+from dcmodel.sampler.row_ops import Doubles, log_sum_exp, no_top, set_top
+from dcmodel.sampler.token_masks import TokenMasks, padded
+
+# Masks that allow at most this share of the vocabulary are turned into ids, others are spread over the row.
+FEW = 1 / 16
+# Below this share of the probability, what a mask keeps is added up anew, relative to its largest part.
+LEAST_MASS = 1e-30
+
+
+class Sampling:
+    """One call of `sample`. Where the likeliest token of a row will do, one pass over the row is all."""
+
+    def __init__(self, logits: Floats, facts: RowFacts, plan: SamplePlan) -> None:
+        size, vocab_size = len(plan.rows), logits.shape[1]
+        self._logits = logits
+        self._facts = facts
+        self._plan = plan
+        self._masks = TokenMasks(plan.bitmask, vocab_size)
+        self._adjustments = Adjustments(plan)
+        self._wants_logprobs = bool(plan.want_logprobs or plan.top_logprobs)
+        self._token_ids, self._largest = facts.best(plan.rows)
+        self._is_finite: Bools = self._largest < np.inf
+        self._has_choice: Bools = self._is_finite & (self._largest > -np.inf)
+        self._log_sums = np.zeros(size)
+        self._log_mass = np.zeros(size)
+        top_count = min(plan.top_logprobs, vocab_size)
+        self._top_raw = no_top(size, top_count)
+        self._top_masked = no_top(size, top_count)
+        self._top_count = top_count
+        self._restricted = np.empty(0, dtype=np.float32)
+        self._scratch = np.empty(0, dtype=np.float32)
+
+    def run(self) -> SampledRows:
+        plan = self._plan
+        is_best = (plan.temperature == 0) & ~self._adjustments.any
+        is_best &= ~plan.is_masked | self._masks.allow(self._token_ids)
+        left = self._has_choice if self._wants_logprobs else self._has_choice & ~is_best
+        places = np.flatnonzero(left)
+        if len(places):
+            limit = int(FEW * self._logits.shape[1])
+            is_few = (self._masks.counts() <= limit).tolist() if plan.is_masked[places].any() else []
+            for place in places.tolist():
+                if self._wants_logprobs:
+                    self._look(place)
+                if plan.is_masked[place]:
+                    self._sample_masked(place, is_few[place], is_best[place])
+                elif not is_best[place]:
+                    self._draw(place, self._logits[plan.rows[place]], None, is_own=False)
+        self._token_ids[~self._has_choice] = -1
+        return SampledRows(
+            token_ids=self._token_ids,
+            is_finite=self._is_finite,
+            has_choice=self._has_choice,
+            **self._logprobs(),
+            top_raw=self._top_raw,
+            top_masked=self._top_masked,
+        )
+
+    def _look(self, place: int) -> None:
+        """What log-probabilities need of the raw row."""
+        row = int(self._plan.rows[place])
+        log_sum = self._log_sums[place] = self._facts.log_sum(row)
+        if self._top_count:
+            set_top(self._top_raw, place, None, self._logits[row], log_sum)
+            if not self._plan.is_masked[place]:
+                for found, raw in zip(self._top_masked, self._top_raw, strict=True):
+                    found[place] = raw[place]
+
+    def _sample_masked(self, place: int, is_few: bool, is_best: bool) -> None:
+        """`is_best`: the row's likeliest token is the one to draw."""
+        row = int(self._plan.rows[place])
+        logits = self._logits[row]
+        ids: Ints | None = None
+        if is_few:
+            ids = self._masks.ids(place)
+            values = logits[ids]
+        elif self._top_count or not is_best:
+            values = self._masks.restrict(place, logits, self._room_for_mask())
+        else:
+            # What is not needed, but where hardly any probability is kept: the likeliest token is.
+            values = logits
+        if self._wants_logprobs:
+            kept = log_sum_exp(values) if is_few else self._log_kept(place, row, values)
+            self._log_mass[place] = min(0.0, kept - self._log_sums[place])
+            if self._top_count:
+                set_top(self._top_masked, place, ids, values, kept)
+        if not is_best:
+            self._draw(place, values, ids, is_own=True)
+
+    def _log_kept(self, place: int, row: int, values: Floats) -> float:
+        """The log of the sum of the exponentials that a wide mask keeps."""
+        weights = self._facts.weights(row)
+        kept = self._masks.kept_sum(place, weights, self._room())
+        # Single precision has lost what is too small.
+        if kept < LEAST_MASS:
+            return log_sum_exp(values)
+        return float(self._largest[place]) + math.log(kept)
+
+    def _draw(self, place: int, values: Floats, ids: Ints | None, *, is_own: bool) -> None:
+        """Draw from `values`, those of all tokens or of `ids`; `is_own`: they may be written to."""
+        best = int(values.argmax()) if len(values) else 0
+        if not len(values) or values[best] == -np.inf:
+            self._has_choice[place] = False
+            return
+        if self._adjustments.any[place]:
+            values = values if is_own else values.copy()
+            self._adjustments.apply(place, values, ids)
+            best = int(values.argmax())
+        if self._plan.temperature[place] > 0 and values[best] > -np.inf:
+            best = draw(values, float(values[best]), self._settings(place), self._room())
+        self._token_ids[place] = best if ids is None else ids[best]
+
+    def _settings(self, place: int) -> DrawSettings:
+        plan = self._plan
+        return DrawSettings(
+            float(plan.temperature[place]),
+            int(plan.top_k[place]),
+            float(plan.top_p[place]),
+            float(plan.min_p[place]),
+            float(plan.uniform[place]),
+        )
+
+    def _logprobs(self) -> dict[str, Floats]:
+        zeros = np.zeros(len(self._token_ids), dtype=np.float32)
+        if not self._wants_logprobs:
+            return {"raw_logprob": zeros, "log_mass": zeros, "masked_logprob": zeros}
+        ok = self._has_choice
+        chosen: Doubles = self._logits[self._plan.rows, self._token_ids].astype(np.float64)
+        raw = np.where(ok, chosen - self._log_sums, 0.0)
+        mass = np.where(ok, self._log_mass, 0.0)
+        return {
+            "raw_logprob": raw.astype(np.float32),
+            "log_mass": mass.astype(np.float32),
+            "masked_logprob": (raw - mass).astype(np.float32),
+        }
+
+    def _room_for_mask(self) -> Floats:
+        if not len(self._restricted):
+            self._restricted = np.empty(padded(self._logits.shape[1]), dtype=np.float32)
+        return self._restricted
+
+    def _room(self) -> Floats:
+        """Scratch for masks in whole bytes and for rows in whole blocks."""
+        if not len(self._scratch):
+            self._scratch = np.empty(block_padded(self._logits.shape[1]), dtype=np.float32)
+        return self._scratch
