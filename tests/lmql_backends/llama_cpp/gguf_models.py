@@ -71,7 +71,7 @@ def save_mamba(path: Path, *, layers: int = 2, width: int = 32, seed: int = 0) -
 
 def add_byte_vocabulary(writer: gguf.GGUFWriter, size: int = VOCAB) -> None:
     """A few byte tokens; the last is the end of a text."""
-    alphabet = [chr(33 + index) for index in range(size - 1)]
+    alphabet = [chr(33 + index) for index in range(size - 2)] + ["!!"]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([*alphabet, "<|end|>"])
