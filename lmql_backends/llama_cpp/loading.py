@@ -24,8 +24,9 @@ MAX_SEQUENCES = 128
 # A recurrent model has a state for each of them from the beginning.
 MAX_STATES = 16
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 512, 2048
-# Every cell in use costs time in every step, also those of prefixes that lie idle.
-KV_TOKENS = 16384
+# Every cell in use costs time in every step, also those of prefixes that lie idle: a little where flash
+# attention passes over them, a lot where they are multiplied with zero.
+KV_TOKENS, EXACT_KV_TOKENS = 16384, 4096
 KV_SHARE = 0.5
 CELL_PADDING = 256
 LOGIT_BYTES = 64 << 20
@@ -68,17 +69,20 @@ def load(name: str, options: LoadOptions) -> LoadedEngine:
             max_positions=capabilities.max_positions,
             device=chosen.device,
             dtype={"f32": "float32", "f16": "float16", "bf16": "bfloat16"}.get(chosen.type_k, chosen.type_k),
-            details=_details(model, chosen),
+            details=_details(model, capabilities, chosen),
             chat_template=chat_template(model),
         ),
     )
 
 
-def _details(model: LlamaModel, chosen: LlamaOptions) -> dict[str, str]:
+def _details(model: LlamaModel, capabilities: Capabilities, chosen: LlamaOptions) -> dict[str, str]:
     c = model.lib.c
     kv = chosen.type_k if chosen.type_k == chosen.type_v else f"{chosen.type_k} and {chosen.type_v}"
     weights = c.llama_ftype_name(c.llama_model_ftype(model.handle))
+    positions, trained = capabilities.max_positions, _trained_positions(model)
+    limit = {"limit": f"{positions} of {trained} positions; give max_context for more"}
     return {
+        **(limit if positions < trained else {}),
         "architecture": model.architecture,
         "weights": weights.decode() if weights else "unknown",
         "kv": kv,
@@ -89,15 +93,14 @@ def _details(model: LlamaModel, chosen: LlamaOptions) -> dict[str, str]:
 
 
 def _capabilities(model: LlamaModel, options: LoadOptions, chosen: LlamaOptions) -> Capabilities:
-    positions = _positions(model, options, chosen)
+    kv_tokens = options.kv_tokens or _kv_tokens(model, options, chosen)
     max_sequences = _max_sequences(model, options)
     batch_tokens = options.max_batch_tokens or (CPU_BATCH_TOKENS if chosen.on_cpu else GPU_BATCH_TOKENS)
     batch_tokens = max(batch_tokens, max_sequences)
-    kv_tokens = options.kv_tokens or _kv_tokens(model, chosen, max(positions, KV_TOKENS))
     num_leaves = 0 if _is_recurrent(model) else _most_sequences(model) - max_sequences
     return Capabilities(
         vocab_size=model.vocab_size,
-        max_positions=positions,
+        max_positions=min(_positions(model, options, chosen), kv_tokens),
         max_sequences=max_sequences,
         kv_tokens=kv_tokens,
         max_batch_tokens=batch_tokens,
@@ -129,18 +132,25 @@ def _max_sequences(model: LlamaModel, options: LoadOptions) -> int:
     return wished
 
 
+def _trained_positions(model: LlamaModel) -> int:
+    return int(model.lib.c.llama_model_n_ctx_train(model.handle)) or UNLIMITED_POSITIONS
+
+
 def _positions(model: LlamaModel, options: LoadOptions, chosen: LlamaOptions) -> int:
-    trained = int(model.lib.c.llama_model_n_ctx_train(model.handle)) or UNLIMITED_POSITIONS
+    trained = _trained_positions(model)
     if options.max_context is None:
         return trained
     return options.max_context if chosen.extends_context else min(trained, options.max_context)
 
 
-def _kv_tokens(model: LlamaModel, chosen: LlamaOptions, wished: int) -> int:
-    """As many tokens as are wished for, if a share of the free memory holds them."""
+def _kv_tokens(model: LlamaModel, options: LoadOptions, chosen: LlamaOptions) -> int:
+    """The longest sequence that was asked for, and at least a default; less if the free memory is small."""
+    least = EXACT_KV_TOKENS if chosen.is_exact else KV_TOKENS
+    if options.max_context is not None:
+        return max(least, _positions(model, options, chosen))
     if not chosen.on_cpu:
-        return wished  # the library says what does not fit
-    return max(1, min(wished, int(KV_SHARE * free_memory() / _bytes_per_token(model, chosen))))
+        return least  # the library says what does not fit
+    return max(1, min(least, int(KV_SHARE * free_memory() / _bytes_per_token(model, chosen))))
 
 
 def _check_memory(model: LlamaModel, capabilities: Capabilities, chosen: LlamaOptions) -> None:
