@@ -35,6 +35,8 @@ _ByRow = tuple[Ints, Ints, Floats]
 
 
 def _by_row(rows: Ints, ids: Ints, values: Floats, size: int) -> _ByRow:
+    if not len(rows):
+        return np.zeros(size + 1, dtype=np.int64), ids, values
     order = np.argsort(rows, kind="stable")
     return np.searchsorted(rows[order], np.arange(size + 1)), ids[order], values[order]
 

@@ -67,10 +67,13 @@ def _draw_nucleus(values: Floats, largest: float, settings: DrawSettings, scratc
     # All tokens below this bound together are less than what top-p leaves out.
     bound = (1.0 - settings.top_p) * total / len(values) * (1.0 - SLACK)
     positions = np.flatnonzero(all_weights >= bound)
-    descending = np.sort(values[positions])[::-1]
-    count = _count_kept(_weights(descending, largest, settings), total, settings)
+    descending = np.sort(all_weights[positions])[::-1]
+    before = np.cumsum(descending, dtype=np.float64) - descending
+    count = max(1, _count_true(before < settings.top_p * total))
     kept = np.sort(trim(values, positions, count))
-    return _pick(kept, _weights(values[kept], largest, settings), settings.uniform)
+    weights = _weights(values[kept], largest, settings)
+    weights[weights < settings.min_p] = 0.0
+    return _pick(kept, weights, settings.uniform)
 
 
 def _draw_above(values: Floats, largest: float, settings: DrawSettings) -> int:

@@ -41,7 +41,7 @@ def top(values: Floats, count: int) -> Ints:
     if count >= size or size <= SMALL:
         order: Ints = np.argsort(-values, kind="stable")[:count]
         return order
-    positions = np.flatnonzero(values >= _bound(values, count))
+    positions = (values >= _bound(values, count)).nonzero()[0]
     if len(positions) > 2 * count + SMALL:
         positions = trim(values, positions, count)
     order = np.argsort(-values[positions], kind="stable")[:count]
@@ -76,15 +76,18 @@ def no_top(size: int, count: int) -> tuple[Ints, Floats]:
     return np.full((size, count), -1, dtype=np.int64), np.full((size, count), -np.inf, dtype=np.float32)
 
 
-def set_top(
-    result: tuple[Ints, Floats], place: int | Ints, ids: Ints | None, values: Floats, log_sum: float
+def set_top(result: tuple[Ints, Floats], place: int, ids: Ints, logits: Floats, log_sum: float) -> None:
+    """Write the likeliest tokens, likeliest first, into ``result[place]``; their logits less `log_sum`.
+    What is impossible is no token."""
+    values = logits[: result[0].shape[1]].astype(np.float64)
+    count = int(np.count_nonzero(values > -np.inf))
+    result[0][place, :count] = ids[:count]
+    result[1][place, :count] = values[:count] - log_sum
+
+
+def copy_top(
+    source: tuple[Ints, Floats], place: int, target: tuple[Ints, Floats], places: int | Ints
 ) -> None:
-    """Write the likeliest of `values` into ``result[place]``, less `log_sum`; `ids` are theirs if these are
-    not their positions. What is impossible is no token."""
-    all_ids, all_values = result
-    found = top(values, all_ids.shape[1])
-    logits = values[found].astype(np.float64)
-    possible = int(np.count_nonzero(logits > -np.inf))
-    found = found[:possible]
-    all_ids[place, :possible] = found if ids is None else ids[found]
-    all_values[place, :possible] = logits[:possible] - log_sum
+    """Write the likeliest tokens of one row into others."""
+    target[0][places] = source[0][place]
+    target[1][places] = source[1][place]

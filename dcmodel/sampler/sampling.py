@@ -10,13 +10,15 @@ from dcmodel.logits import Bools, Floats, Ints, SampledRows, SamplePlan
 from dcmodel.sampler.adjustments import Adjustments
 from dcmodel.sampler.drawing import DrawSettings, block_padded, draw
 from dcmodel.sampler.facts import RowFacts
-from dcmodel.sampler.row_ops import Doubles, log_sum_exp, no_top, set_top
+from dcmodel.sampler.row_ops import Doubles, copy_top, log_sum_exp, no_top, set_top, top
 from dcmodel.sampler.token_masks import TokenMasks, padded
 
 # Masks that allow at most this share of the vocabulary are turned into ids, others are spread over the row.
 FEW = 1 / 16
 # Below this share of the probability, what a mask keeps is added up anew, relative to its largest part.
 LEAST_MASS = 1e-30
+# So many more of a row's likeliest tokens are found than twice those wanted, for a mask to choose from.
+SPARE = 8
 
 
 class Sampling:
@@ -39,25 +41,27 @@ class Sampling:
         self._top_raw = no_top(size, top_count)
         self._top_masked = no_top(size, top_count)
         self._top_count = top_count
+        self._counts: list[int] = []
         self._restricted = np.empty(0, dtype=np.float32)
         self._scratch = np.empty(0, dtype=np.float32)
 
     def run(self) -> SampledRows:
         plan = self._plan
         is_best = (plan.temperature == 0) & ~self._adjustments.any
-        is_best &= ~plan.is_masked | self._masks.allow(self._token_ids)
+        if plan.is_masked.any():
+            everyone = np.arange(len(plan.rows))
+            is_best &= ~plan.is_masked | self._masks.allow(everyone, self._token_ids)
         left = self._has_choice if self._wants_logprobs else self._has_choice & ~is_best
-        places = np.flatnonzero(left)
-        if len(places):
-            limit = int(FEW * self._logits.shape[1])
-            is_few = (self._masks.counts() <= limit).tolist() if plan.is_masked[places].any() else []
-            for place in places.tolist():
-                if self._wants_logprobs:
-                    self._look(place)
-                if plan.is_masked[place]:
-                    self._sample_masked(place, is_few[place], is_best[place])
-                elif not is_best[place]:
-                    self._draw(place, self._logits[plan.rows[place]], None, is_own=False)
+        places = left.nonzero()[0]
+        if plan.is_masked[places].any():
+            self._counts = self._masks.counts()
+        for place in places.tolist():
+            likeliest = self._look(place) if self._wants_logprobs else None
+            if plan.is_masked[place]:
+                self._sample_masked(place, likeliest, bool(is_best[place]))
+            elif not is_best[place]:
+                best = int(self._token_ids[place])
+                self._draw(place, self._logits[plan.rows[place]], None, best, is_own=False)
         self._token_ids[~self._has_choice] = -1
         return SampledRows(
             token_ids=self._token_ids,
@@ -68,39 +72,58 @@ class Sampling:
             top_masked=self._top_masked,
         )
 
-    def _look(self, place: int) -> None:
-        """What log-probabilities need of the raw row."""
+    def _look(self, place: int) -> Ints | None:
+        """What log-probabilities need of the raw row. Returns its likeliest tokens, more than are wanted."""
         row = int(self._plan.rows[place])
         log_sum = self._log_sums[place] = self._facts.log_sum(row)
-        if self._top_count:
-            set_top(self._top_raw, place, None, self._logits[row], log_sum)
-            if not self._plan.is_masked[place]:
-                for found, raw in zip(self._top_masked, self._top_raw, strict=True):
-                    found[place] = raw[place]
+        if not self._top_count:
+            return None
+        logits = self._logits[row]
+        is_masked = self._plan.is_masked[place]
+        likeliest = top(logits, 2 * self._top_count + SPARE if is_masked else self._top_count)
+        set_top(self._top_raw, place, likeliest, logits[likeliest], log_sum)
+        if not is_masked:
+            copy_top(self._top_raw, place, self._top_masked, place)
+        return likeliest
 
-    def _sample_masked(self, place: int, is_few: bool, is_best: bool) -> None:
+    def _sample_masked(self, place: int, likeliest: Ints | None, is_best: bool) -> None:
         """`is_best`: the row's likeliest token is the one to draw."""
         row = int(self._plan.rows[place])
         logits = self._logits[row]
-        ids: Ints | None = None
-        if is_few:
-            ids = self._masks.ids(place)
+        count = self._counts[place]
+        if count <= FEW * len(logits):
+            ids = self._masks.ids(place, count)
             values = logits[ids]
-        elif self._top_count or not is_best:
+            if self._wants_logprobs:
+                kept = self._note_mass(place, log_sum_exp(values))
+                if self._top_count:
+                    found = top(values, self._top_count)
+                    set_top(self._top_masked, place, ids[found], values[found], kept)
+            if not is_best:
+                self._draw(place, values, ids, _argmax(values), is_own=True)
+            return
+        values = logits
+        if likeliest is not None:
+            likeliest = likeliest[self._masks.allow(place, likeliest)]
+        needs_top = likeliest is not None and len(likeliest) < self._top_count
+        if not is_best or needs_top:
             values = self._masks.restrict(place, logits, self._room_for_mask())
-        else:
-            # What is not needed, but where hardly any probability is kept: the likeliest token is.
-            values = logits
         if self._wants_logprobs:
-            kept = log_sum_exp(values) if is_few else self._log_kept(place, row, values)
-            self._log_mass[place] = min(0.0, kept - self._log_sums[place])
-            if self._top_count:
-                set_top(self._top_masked, place, ids, values, kept)
+            kept = self._note_mass(place, self._log_kept(place, row, values))
+            if likeliest is not None:
+                if needs_top:
+                    likeliest = top(values, self._top_count)
+                set_top(self._top_masked, place, likeliest, values[likeliest], kept)
         if not is_best:
-            self._draw(place, values, ids, is_own=True)
+            self._draw(place, values, None, _argmax(values), is_own=True)
+
+    def _note_mass(self, place: int, kept: float) -> float:
+        self._log_mass[place] = min(0.0, kept - self._log_sums[place])
+        return kept
 
     def _log_kept(self, place: int, row: int, values: Floats) -> float:
-        """The log of the sum of the exponentials that a wide mask keeps."""
+        """The log of the sum of the exponentials that a wide mask keeps; `values` are what it leaves, but
+        for rows whose likeliest token is allowed, where they are not needed."""
         weights = self._facts.weights(row)
         kept = self._masks.kept_sum(place, weights, self._room())
         # Single precision has lost what is too small.
@@ -108,10 +131,10 @@ class Sampling:
             return log_sum_exp(values)
         return float(self._largest[place]) + math.log(kept)
 
-    def _draw(self, place: int, values: Floats, ids: Ints | None, *, is_own: bool) -> None:
-        """Draw from `values`, those of all tokens or of `ids`; `is_own`: they may be written to."""
-        best = int(values.argmax()) if len(values) else 0
-        if not len(values) or values[best] == -np.inf:
+    def _draw(self, place: int, values: Floats, ids: Ints | None, best: int, *, is_own: bool) -> None:
+        """Draw from `values`, those of all tokens or of `ids`. `best` is where the largest is, -1 where there
+        are none; `is_own`: the values may be written to."""
+        if best < 0 or values[best] == -np.inf:
             self._has_choice[place] = False
             return
         if self._adjustments.any[place]:
@@ -156,3 +179,8 @@ class Sampling:
         if not len(self._scratch):
             self._scratch = np.empty(block_padded(self._logits.shape[1]), dtype=np.float32)
         return self._scratch
+
+
+def _argmax(values: Floats) -> int:
+    """The first of the largest; -1 where there are none."""
+    return int(values.argmax()) if len(values) else -1

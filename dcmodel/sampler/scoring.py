@@ -8,7 +8,7 @@ import numpy as np
 
 from dcmodel.logits import Floats, Ints, ScoredRows
 from dcmodel.sampler.facts import RowFacts
-from dcmodel.sampler.row_ops import no_top, set_top
+from dcmodel.sampler.row_ops import copy_top, no_top, set_top, top
 
 # From this many targets in one row on, sorting the row is cheaper than comparing it with each.
 MANY_TARGETS = 24
@@ -31,9 +31,9 @@ def score_rows(logits: Floats, facts: RowFacts, rows: Ints, targets: Ints, top_l
         ranks[members] = _ranks(logits[row], logits[row, targets[members]])
         if top_logprobs:
             first = int(members[0])
-            set_top(found_top, first, None, logits[row], log_sum)
-            for found in found_top:
-                found[members[1:]] = found[first]
+            ids = top(logits[row], top_logprobs)
+            set_top(found_top, first, ids, logits[row, ids], log_sum)
+            copy_top(found_top, first, found_top, members[1:])
     is_finite = np.isfinite(log_sums)
     target = logits[rows, targets].astype(np.float64)
     return ScoredRows(

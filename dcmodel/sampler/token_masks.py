@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from dcmodel.logits import Bools, Floats, Ints
 from dcmodel.mask import BITS, mask_words
 
+# Up to so many tokens per word, a mask's empty words are left out before its bits are unpacked.
+SPARSE = 1 / 8
 _BYTE = 8
 
 
@@ -20,28 +22,30 @@ class TokenMasks:
         self._words = np.ascontiguousarray(bitmask[:, : mask_words(vocab_size)])
         self._vocab_size = vocab_size
 
-    def allow(self, ids: Ints) -> Bools:
-        """[S] whether each mask allows one token: ``ids[i]`` that of row i."""
-        word = ids // BITS
-        width = self._words.shape[1]
+    def allow(self, places: Ints | int, ids: Ints) -> Bools:
+        """[n] whether mask ``places[i]`` (or the one) allows token ``ids[i]``."""
+        word, width = ids // BITS, self._words.shape[1]
         if not width:
             return np.zeros(len(ids), dtype=np.bool_)
-        words = self._words[np.arange(len(ids)), np.minimum(word, width - 1)]
+        words = self._words[places, np.minimum(word, width - 1)]
         is_allowed: Bools = ((words >> (ids % BITS)) & 1 == 1) & (word < width)
         return is_allowed
 
-    def counts(self) -> Ints:
+    def counts(self) -> list[int]:
         """[S] how many tokens each mask allows; bits past the vocabulary in its last word may count."""
-        counts: Ints = np.bitwise_count(self._words).sum(axis=1, dtype=np.int64)
+        counts: list[int] = np.bitwise_count(self._words).sum(axis=1, dtype=np.int64).tolist()
         return counts
 
-    def ids(self, place: int) -> Ints:
-        """The tokens that mask `place` allows, ascending. For masks that allow few."""
+    def ids(self, place: int, count: int) -> Ints:
+        """The tokens that mask `place` allows, ascending: `count` of them."""
         words = self._words[place]
-        used = np.flatnonzero(words != 0)
-        bits = np.unpackbits(words[used].view(np.uint8), bitorder="little").view(np.bool_)
-        places = np.flatnonzero(bits)
-        ids: Ints = used[places // BITS] * BITS + places % BITS
+        ids: Ints
+        if count < len(words) * SPARSE:
+            used = (words != 0).nonzero()[0]
+            bits = _set_bits(words[used])
+            ids = used[bits // BITS] * BITS + bits % BITS
+        else:
+            ids = _set_bits(words)
         return ids[ids < self._vocab_size] if len(ids) and ids[-1] >= self._vocab_size else ids
 
     def restrict(self, place: int, values: Floats, out: Floats) -> Floats:
@@ -67,6 +71,11 @@ class TokenMasks:
 def padded(vocab_size: int) -> int:
     """The vocabulary's size, in whole bytes of a mask."""
     return -(-vocab_size // _BYTE) * _BYTE
+
+
+def _set_bits(words: NDArray[np.int32]) -> Ints:
+    """Where the bits are set, counted through all words."""
+    return np.unpackbits(words.view(np.uint8), bitorder="little").view(np.bool_).nonzero()[0]
 
 
 @cache
