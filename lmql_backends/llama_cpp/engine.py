@@ -12,7 +12,7 @@ from dcmodel.logits import Floats
 from dcmodel.sampler import NumpyLogitRows
 from lmql_backends.llama_cpp.batch import DecodeBatch, count_leaves, leaf_sequences
 from lmql_backends.llama_cpp.cells import CellCount, Run
-from lmql_backends.llama_cpp.context import LlamaContext
+from lmql_backends.llama_cpp.context import EVERYTHING, LlamaContext
 from lmql_backends.llama_cpp.spans import check_span
 
 
@@ -34,9 +34,17 @@ class LlamaCppEngine(Engine):
     A sequence keeps its token ids: what the context lost, or never could keep, is computed again from them.
     """
 
-    def __init__(self, context: LlamaContext, capabilities: Capabilities) -> None:
-        """Branches need a sequence of the context for each of their leaves, at most one per token."""
+    def __init__(
+        self, context: LlamaContext, capabilities: Capabilities, *, stream_tokens: int | None = None
+    ) -> None:
+        """`stream_tokens`: how many cells each sequence has for itself; None where all share one cache.
+
+        Branches need a sequence of the context for each of their leaves, at most one per token.
+        """
         self.capabilities = capabilities
+        self._stream_tokens = stream_tokens
+        # A copy of a part shares its cells; elsewhere the whole is copied, and cut where that is possible.
+        self._shares_parts = capabilities.can_copy and stream_tokens is None
         self._context = context
         first = capabilities.max_sequences
         self._leaves = range(first, first + capabilities.max_branch_tokens)
@@ -47,7 +55,7 @@ class LlamaCppEngine(Engine):
         """Cells that sequences may still take, all together."""
 
     def allocate(self, length: int) -> int | None:
-        if not self._free or not self._fits(length):
+        if not self._free or not self._fits(length, length):
             return None
         sequence = self._free.pop()
         self._held[sequence] = Held(length)
@@ -57,7 +65,7 @@ class LlamaCppEngine(Engine):
     def reserve(self, sequence: int, length: int) -> bool:
         held = self._held[sequence]
         more = max(0, length - held.room)
-        if not self._fits(more):
+        if not self._fits(length, more):
             return False
         held.room += more
         self._promised += more
@@ -72,9 +80,13 @@ class LlamaCppEngine(Engine):
             )
         held.token_ids = origin.token_ids[:length]
         self._promised -= length
-        if length <= origin.in_context and (self.capabilities.can_copy or length == len(origin.token_ids)):
-            self._context.share(source, target, length if self.capabilities.can_copy else -1)
-            held.in_context = length
+        if length <= origin.in_context:
+            self._context.share(source, target, length if self._shares_parts else EVERYTHING)
+            held.in_context = origin.in_context
+            if not self._shares_parts:
+                self._forget_from(target, length)
+            held.in_context = min(held.in_context, length)
+        if held.in_context == length:
             held.run = self._cells.share(origin.run, length)
         else:
             held.run = self._cells.append(None, length)
@@ -112,7 +124,10 @@ class LlamaCppEngine(Engine):
         self._held.clear()
         self._context.close()
 
-    def _fits(self, more: int) -> bool:
+    def _fits(self, length: int, more: int) -> bool:
+        """Whether there is room for `more` cells, for a sequence of `length` tokens then."""
+        if self._stream_tokens is not None:
+            return length <= self._stream_tokens
         return self._cells.used + self._promised + more <= self.capabilities.kv_tokens
 
     def _extend(self, held: Held, token_ids: Sequence[int]) -> None:

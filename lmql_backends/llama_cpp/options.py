@@ -37,7 +37,7 @@ FRACTIONS = (
     *("rope_freq_base", "rope_freq_scale", "yarn_ext_factor"),
     *("yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"),
 )
-SWITCHES = ("offload_kqv", "op_offload", "check_tensors")
+SWITCHES = ("offload_kqv", "op_offload", "check_tensors", "kv_unified")
 NAMES: Mapping[str, Mapping[str, int]] = {
     "type_k": KV_TYPES,
     "type_v": KV_TYPES,
@@ -80,6 +80,11 @@ class LlamaOptions:
     def is_exact(self) -> bool:
         """Whether attention is computed in float32."""
         return self.type_k == self.type_v == "f32" and self.flash_attention == "off"
+
+    @property
+    def is_unified(self) -> bool:
+        """One KV cache for all sequences, which share prefixes in it; else each has a part for itself."""
+        return bool(self._values.get("kv_unified", True))
 
     @property
     def extends_context(self) -> bool:
@@ -126,7 +131,8 @@ class LlamaOptions:
         params.type_k, params.type_v = KV_TYPES[self.type_k], KV_TYPES[self.type_v]
         params.flash_attn_type = FLASH_ATTENTION[self.flash_attention]
         # Sliding windows keep all cells: prefixes can be shared and tokens taken back.
-        params.swa_full = params.kv_unified = True
+        params.swa_full = True
+        params.kv_unified = self.is_unified
         params.no_perf = True
         for name in (*FRACTIONS, "yarn_orig_ctx", "offload_kqv", "op_offload"):
             if name in self._values:
