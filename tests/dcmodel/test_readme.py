@@ -55,6 +55,8 @@ def test_further_examples_run(example):
 
 @pytest.mark.parametrize("document", DOCUMENTS[2:], ids=lambda path: path.name)
 def test_the_examples_of_a_document_run(document):
+    if document.name == "llamacpp.md":
+        pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
     for example in re.findall(
         r"^```python\n(.*?)^```", document.read_text("utf-8"), re.MULTILINE | re.DOTALL
     ):
@@ -73,7 +75,7 @@ def test_there_are_example_scripts():
 
 def test_the_table_of_backends_has_a_column_for_each():
     (header,) = re.findall(r"## Backends and guarantees\n(\|.*)\n", README)
-    assert [cell.strip() for cell in header.strip("|").split("|")][1:] == list(Registry().names())
+    assert sorted(cell.strip() for cell in header.strip("|").split("|")[1:]) == list(Registry().names())
 
 
 def test_the_documents_name_every_variable_of_the_environment():
