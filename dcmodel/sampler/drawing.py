@@ -6,12 +6,13 @@ The cuts are made in double precision among the likeliest tokens; sums over whol
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from dcmodel.logits import Floats, Ints
-from dcmodel.sampler.row_ops import SMALL, Doubles, relative_weights, top, trim
+from dcmodel.sampler.row_ops import SMALL, Doubles, top, trim
 
 # How many of the likeliest tokens top-p looks at before it looks at more.
 FIRST_CANDIDATES = 64
@@ -19,6 +20,10 @@ FIRST_CANDIDATES = 64
 BLOCK = 128
 # Bounds that are found in float32 are widened by so much.
 SLACK = 1e-5
+
+
+WeightsOf = Callable[[Floats, float, float], Floats]
+"""``exp((values - largest) / temperature)`` of values, the largest of them, and a temperature; to be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +37,8 @@ class DrawSettings:
     uniform: float
 
 
-def draw(values: Floats, largest: float, settings: DrawSettings, scratch: Floats) -> int:
-    """The position of the token that is drawn.
-
-    `largest` is the largest of the values, and finite. `scratch` has room for the values in whole blocks.
-    """
+def draw(values: Floats, largest: float, settings: DrawSettings, weights_of: WeightsOf) -> int:
+    """The position of the token that is drawn. `largest` is the largest of the values, and finite."""
     size = len(values)
     has_top_k = 0 < settings.top_k < size
     if has_top_k or size <= SMALL:
@@ -45,19 +47,14 @@ def draw(values: Floats, largest: float, settings: DrawSettings, scratch: Floats
         count = _count_kept(weights, float(weights.sum()), settings)
         return _pick_unordered(order[:count], weights[:count], settings.uniform)
     if settings.top_p < 1.0:
-        return _draw_nucleus(values, largest, settings, scratch)
+        return _draw_nucleus(values, largest, settings, weights_of)
     if settings.min_p > 0.0:
         return _draw_above(values, largest, settings)
-    return _draw_any(values, largest, settings, scratch)
+    return _draw_any(values, largest, settings, weights_of)
 
 
-def block_padded(size: int) -> int:
-    """`size` in whole blocks."""
-    return -(-size // BLOCK) * BLOCK
-
-
-def _draw_nucleus(values: Floats, largest: float, settings: DrawSettings, scratch: Floats) -> int:
-    all_weights = relative_weights(values, largest, settings.temperature, scratch[: len(values)])
+def _draw_nucleus(values: Floats, largest: float, settings: DrawSettings, weights_of: WeightsOf) -> int:
+    all_weights = weights_of(values, largest, settings.temperature)
     total = float(all_weights.sum())
     order = top(values, FIRST_CANDIDATES)
     weights = _weights(values[order], largest, settings)
@@ -85,13 +82,10 @@ def _draw_above(values: Floats, largest: float, settings: DrawSettings) -> int:
     return _pick(positions[is_kept], weights[is_kept], settings.uniform)
 
 
-def _draw_any(values: Floats, largest: float, settings: DrawSettings, scratch: Floats) -> int:
+def _draw_any(values: Floats, largest: float, settings: DrawSettings, weights_of: WeightsOf) -> int:
     """From the whole distribution: first the block, then the token in it."""
-    size = len(values)
-    end = block_padded(size)
-    weights = relative_weights(values, largest, settings.temperature, scratch[:size])
-    scratch[size:end] = 0.0
-    sums = scratch[:end].reshape(-1, BLOCK).sum(axis=1)
+    weights = weights_of(values, largest, settings.temperature)
+    sums = np.add.reduceat(weights, np.arange(0, len(weights), BLOCK))
     cumulative = np.cumsum(sums, dtype=np.float64)
     wanted = settings.uniform * cumulative[-1]
     block = int(np.searchsorted(cumulative, wanted, side="right"))

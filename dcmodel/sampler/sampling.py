@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
 from dcmodel.logits import Bools, Floats, Ints, SampledRows, SamplePlan
 from dcmodel.sampler.adjustments import Adjustments
-from dcmodel.sampler.drawing import DrawSettings, block_padded, draw
+from dcmodel.sampler.drawing import DrawSettings, draw
 from dcmodel.sampler.facts import RowFacts
-from dcmodel.sampler.row_ops import Doubles, copy_top, log_sum_exp, no_top, set_top, top
+from dcmodel.sampler.row_ops import Doubles, copy_top, log_sum_exp, no_top, relative_weights, set_top, top
 from dcmodel.sampler.token_masks import TokenMasks, padded
 
 # Masks that allow at most this share of the vocabulary are turned into ids, others are spread over the row.
@@ -125,11 +126,18 @@ class Sampling:
         """The log of the sum of the exponentials that a wide mask keeps; `values` are what it leaves, but
         for rows whose likeliest token is allowed, where they are not needed."""
         weights = self._facts.weights(row)
+        largest = float(self._largest[place])
+        if self._counts[place] >= (1.0 - FEW) * len(weights):
+            forbidden = self._masks.forbidden(place)
+            if forbidden is not None:
+                total = math.exp(self._log_sums[place] - largest)
+                kept = total - float(weights[forbidden].sum())
+                # What is left of a larger number has lost digits.
+                if kept > total / 2:
+                    return largest + math.log(kept)
         kept = self._masks.kept_sum(place, weights, self._room())
         # Single precision has lost what is too small.
-        if kept < LEAST_MASS:
-            return log_sum_exp(values)
-        return float(self._largest[place]) + math.log(kept)
+        return largest + math.log(kept) if kept > LEAST_MASS else log_sum_exp(values)
 
     def _draw(self, place: int, values: Floats, ids: Ints | None, best: int, *, is_own: bool) -> None:
         """Draw from `values`, those of all tokens or of `ids`. `best` is where the largest is, -1 where there
@@ -138,12 +146,22 @@ class Sampling:
             self._has_choice[place] = False
             return
         if self._adjustments.any[place]:
-            values = values if is_own else values.copy()
+            values, is_own = values if is_own else values.copy(), True
             self._adjustments.apply(place, values, ids)
             best = int(values.argmax())
         if self._plan.temperature[place] > 0 and values[best] > -np.inf:
-            best = draw(values, float(values[best]), self._settings(place), self._room())
+            # An untouched row's weights may be known already.
+            weights_of = self._weights if is_own else partial(self._raw_weights, int(self._plan.rows[place]))
+            best = draw(values, float(values[best]), self._settings(place), weights_of)
         self._token_ids[place] = best if ids is None else ids[best]
+
+    def _weights(self, values: Floats, largest: float, temperature: float) -> Floats:
+        return relative_weights(values, largest, temperature, self._room()[: len(values)])
+
+    def _raw_weights(self, row: int, values: Floats, largest: float, temperature: float) -> Floats:
+        if temperature == 1.0:
+            return self._facts.weights(row)
+        return self._weights(values, largest, temperature)
 
     def _settings(self, place: int) -> DrawSettings:
         plan = self._plan
@@ -175,9 +193,9 @@ class Sampling:
         return self._restricted
 
     def _room(self) -> Floats:
-        """Scratch for masks in whole bytes and for rows in whole blocks."""
+        """The same once more, for what does not outlive a step."""
         if not len(self._scratch):
-            self._scratch = np.empty(block_padded(self._logits.shape[1]), dtype=np.float32)
+            self._scratch = np.empty(padded(self._logits.shape[1]), dtype=np.float32)
         return self._scratch
 
 

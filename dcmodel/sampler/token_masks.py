@@ -33,7 +33,7 @@ class TokenMasks:
 
     def counts(self) -> list[int]:
         """[S] how many tokens each mask allows; bits past the vocabulary in its last word may count."""
-        counts: list[int] = np.bitwise_count(self._words).sum(axis=1, dtype=np.int64).tolist()
+        counts: list[int] = np.bitwise_count(self._words.view(np.uint32)).sum(axis=1, dtype=np.int64).tolist()
         return counts
 
     def ids(self, place: int, count: int) -> Ints:
@@ -47,6 +47,14 @@ class TokenMasks:
         else:
             ids = _set_bits(words)
         return ids[ids < self._vocab_size] if len(ids) and ids[-1] >= self._vocab_size else ids
+
+    def forbidden(self, place: int) -> Ints | None:
+        """The tokens that mask `place` forbids, ascending; None where it has too few words to tell."""
+        words = self._words[place]
+        if len(words) * BITS < self._vocab_size:
+            return None
+        ids = _set_bits(~words)
+        return ids[: np.searchsorted(ids, self._vocab_size)]
 
     def restrict(self, place: int, values: Floats, out: Floats) -> Floats:
         """`values` [vocab_size], with -inf where mask `place` forbids: a part of `out` (see `padded`)."""

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from dcmodel.logits import SampledRows, SamplePlan
 from dcmodel.mask import mask_words, row_allows
 from dcmodel.sampler import NumpyLogitRows
+from dcmodel.sampler.row_ops import relative_weights
+from dcmodel.sampler.token_masks import TokenMasks
 
 NO_TRIPLES = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
 EDGE = 1e-6
@@ -433,3 +435,34 @@ def test_nothing_planned_gives_nothing():
     scored = rows.score(none, none, 2)
     assert scored.logprob.shape == scored.rank.shape == (0,)
     assert scored.top[0].shape == (0, 2)
+
+
+# -- what makes it fast ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.98, 1.0])
+def test_masks_know_how_many_tokens_they_allow_and_forbid(share):
+    rng = np.random.default_rng(1)
+    allowed = rng.random((4, 1003)) < share
+    masks = TokenMasks(pack(allowed), 1003)
+    assert masks.counts() == allowed.sum(axis=1).tolist()
+    for place in range(4):
+        np.testing.assert_array_equal(masks.ids(place, masks.counts()[place]), np.flatnonzero(allowed[place]))
+        np.testing.assert_array_equal(masks.forbidden(place), np.flatnonzero(~allowed[place]))
+    assert TokenMasks(pack(allowed, 5), 1003).forbidden(0) is None
+
+
+def test_a_row_that_was_looked_at_is_not_computed_again(monkeypatch):
+    logits = np.random.default_rng(2).normal(0, 3, (3, 1000)).astype(np.float32)
+    computed = []
+
+    def spy(values, largest, temperature, out):
+        computed.append(largest)
+        return relative_weights(values, largest, temperature, out)
+
+    monkeypatch.setattr("dcmodel.sampler.facts.relative_weights", spy)
+    rows = NumpyLogitRows(logits)
+    rows.score(np.array([1, 2, 1, 1, 2]), np.arange(5), 2)
+    for _ in range(2):
+        rows.sample(make_plan([2, 1, 1], 1000, top_logprobs=3))
+    assert len(computed) == 2
