@@ -20,6 +20,7 @@ FIRST_CANDIDATES = 64
 BLOCK = 128
 # Bounds that are found in float32 are widened by so much.
 SLACK = 1e-5
+LOWEST = float(np.finfo(np.float32).min)
 
 
 WeightsOf = Callable[[Floats, float, float], Floats]
@@ -76,7 +77,8 @@ def _draw_nucleus(values: Floats, largest: float, settings: DrawSettings, weight
 def _draw_above(values: Floats, largest: float, settings: DrawSettings) -> int:
     """Only min-p: what is kept is known by its logit."""
     bound = largest + settings.temperature * math.log(settings.min_p)
-    positions = np.flatnonzero(values >= bound - SLACK * (1.0 + abs(bound)))
+    bound = max(bound - SLACK * (1.0 + abs(bound)), LOWEST)
+    positions = np.flatnonzero(values >= bound)
     weights = _weights(values[positions], largest, settings)
     is_kept = weights >= settings.min_p
     return _pick(positions[is_kept], weights[is_kept], settings.uniform)

@@ -16,6 +16,8 @@ from dcmodel.sampler.token_masks import TokenMasks, padded
 
 # Masks that allow at most this share of the vocabulary are turned into ids, others are spread over the row.
 FEW = 1 / 16
+# The same where all that is asked for is the largest: spreading a mask has no branches to mispredict.
+FEW_GREEDY = 1 / 128
 # Below this share of the probability, what a mask keeps is added up anew, relative to its largest part.
 LEAST_MASS = 1e-30
 # So many more of a row's likeliest tokens are found than twice those wanted, for a mask to choose from.
@@ -92,7 +94,8 @@ class Sampling:
         row = int(self._plan.rows[place])
         logits = self._logits[row]
         count = self._counts[place]
-        if count <= FEW * len(logits):
+        is_greedy = not self._wants_logprobs and self._plan.temperature[place] == 0
+        if count <= (FEW_GREEDY if is_greedy else FEW) * len(logits):
             ids = self._masks.ids(place, count)
             values = logits[ids]
             if self._wants_logprobs:

@@ -402,6 +402,24 @@ def test_the_ends_of_the_unit_interval_draw_tokens_that_can_occur(uniform, vocab
     assert NumpyLogitRows(logits).sample(plan).token_ids[0] == (100 if uniform == 0 else vocab_size - 78)
 
 
+@pytest.mark.parametrize("temperature", [1e-45, 1e-30, 1e30, 3e38])
+@pytest.mark.parametrize("changes", [{}, {"min_p": 1e-30}, {"top_p": 0.5}, {"top_k": 7}])
+def test_temperatures_may_be_as_small_or_large_as_float32_allows(temperature, changes):
+    logits = np.random.default_rng(3).normal(0, 3, (1, 2000)).astype(np.float32)
+    logits[0, ::2] = -np.inf
+    columns = {name: np.array([value], np.float32) for name, value in changes.items()}
+    assert_same(
+        logits,
+        make_plan(
+            [0],
+            2000,
+            temperature=np.array([temperature], np.float32),
+            uniform=np.array([0.3]),
+            **columns,
+        ),
+    )
+
+
 @pytest.mark.parametrize("gap", [20.0, 80.0, 300.0])
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_a_wide_mask_may_keep_hardly_any_probability(gap, temperature):
