@@ -29,7 +29,7 @@ class LoadOptions:
     max_batch_tokens: int | None = None
     """Most tokens in one step."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Passed to the library's own loader as it is (``quantization_config``, ``revision`` …)."""
+    """For the library's own loader (``quantization_config``, ``revision``; ``n_threads`` of llama.cpp …)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,8 @@ class Backend(ABC):
     """The extra of ``pip install "dcmodel[...]"``; empty if none is needed."""
     distributions: ClassVar[tuple[str, ...]]
     """Installed packages (as pip names them) that it needs."""
+    model_format: ClassVar[str] = "safetensors"
+    """In which form it takes the embedded model: ``safetensors`` (a checkpoint's folder) or ``gguf``."""
     guarantees: ClassVar[Mapping[str, str]]
     """For `dcmodel backends`: guarantee -> ``exact``, ``approximate``, ``no``, or a few words."""
 

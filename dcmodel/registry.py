@@ -29,6 +29,7 @@ EMBEDDED_GROUP = "dcmodel.embedded"
 EMBEDDED = "embedded"
 """The name of the model that comes with the package: `LLM()` is `LLM("embedded")`."""
 DEFAULT_BACKEND = "transformers"
+DEFAULT_FORMAT = "safetensors"
 ACCELERATED_BACKEND = "vllm"
 ACCELERATOR_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
@@ -142,7 +143,7 @@ class Registry:
         if settings.backend is not None:
             return Decision(settings.backend, (f"DCMODEL_BACKEND is {settings.backend}.",))
         if model == EMBEDDED:
-            return Decision(DEFAULT_BACKEND, (f"The embedded model is a {DEFAULT_BACKEND} checkpoint.",))
+            return self._for_embedded()
         claiming, broken = self._claims(model)
         if claiming:
             return Decision(claiming[0], (*broken, f"{claiming[0]} runs names like {model!r}."))
@@ -160,8 +161,8 @@ class Registry:
         decision = self.choose(model, explicit=explicit, settings=settings)
         backend = self.backend(decision.backend)
         self._check_installed(backend)
-        path = str(self.embedded_path()) if model == EMBEDDED else model
         try:
+            path = str(self.embedded_path(backend.model_format)) if model == EMBEDDED else model
             loaded = backend.load(path, options)
         except MissingPackageError as error:  # a tokenizer's own package; its message has the pip line
             raise MissingDependencyError(str(error)) from error
@@ -176,18 +177,30 @@ class Registry:
 
         return LocalDcModel(loaded)
 
-    def embedded_path(self) -> Path:
-        """The folder of the embedded model."""
-        entry = next(iter(self._entry_points(EMBEDDED_GROUP)), None)
-        if entry is None:
+    def embedded_path(self, model_format: str = DEFAULT_FORMAT) -> Path:
+        """The embedded model in one of its forms. Raises `ModelNotFoundError` where there is none."""
+        entries = {entry.name: entry for entry in self._entry_points(EMBEDDED_GROUP)}
+        if model_format not in entries:
             raise ModelNotFoundError(
-                "no embedded model is registered in this installation.",
+                f"no embedded model in the form {model_format!r} is registered in this installation.",
                 remedy="Install dcmodel again, or name a model: LLM('path-or-hub-id').",
             )
-        return Path(entry.load())
+        found = entries[model_format].load()
+        return Path(found() if callable(found) else found)
 
     def _entries(self) -> dict[str, metadata.EntryPoint]:
         return {entry.name: entry for group in BACKEND_GROUPS for entry in self._entry_points(group)}
+
+    def _for_embedded(self) -> Decision:
+        """The default backend, unless only another one is installed that takes the embedded model."""
+        forms = {entry.name for entry in self._entry_points(EMBEDDED_GROUP)}
+        if DEFAULT_BACKEND in self.names() and not self.status(DEFAULT_BACKEND).is_ready:
+            for name in self.names():
+                status = self.status(name)
+                if status.is_ready and status.backend and status.backend.model_format in forms:
+                    missing = f"{DEFAULT_BACKEND} is not installed."
+                    return Decision(name, (missing, f"{name} runs the embedded model, too."))
+        return Decision(DEFAULT_BACKEND, (f"The embedded model is a {DEFAULT_BACKEND} checkpoint.",))
 
     def _claims(self, model: str) -> tuple[list[str], list[str]]:
         """Backends that claim the name by its form, and a line for each that could not be asked."""

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MODEL_DIR", "embedded_gguf", "load_metrics"]
+__all__ = ["MODEL_DIR", "load_metrics"]
 
 MODEL_DIR = Path(__file__).parent / "model"
 """What `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` take."""
@@ -16,10 +16,3 @@ def load_metrics(directory: Path = MODEL_DIR) -> dict[str, Any]:
     """The held-out figures that `evaluate` stored beside the weights, and how they were measured."""
     metrics: dict[str, Any] = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
     return metrics
-
-
-def embedded_gguf() -> Path:
-    """The same model as a GGUF file, made when it is first asked for; needs the package `gguf`."""
-    from lmql_backends.tiny.gguf_cache import embedded_gguf
-
-    return embedded_gguf()

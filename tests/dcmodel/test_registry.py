@@ -47,6 +47,16 @@ class Suffix(Plain):
         return model.endswith(".gguf")
 
 
+class Gguf(Plain):
+    name = "llama_cpp"
+    extra = "llamacpp"
+    distributions = ("llama-cpp-python",)
+    model_format = "gguf"
+
+    def claims(self, model):
+        return model.endswith(".gguf")
+
+
 class Fast(Plain):
     name = "vllm"
     extra = "vllm"
@@ -61,10 +71,15 @@ class Unimportable(Plain):
 PLAIN = Plain()
 SUFFIX = Suffix()
 FAST = Fast()
+GGUF = Gguf()
 UNIMPORTABLE = Unimportable()
 NOT_A_BACKEND = 3
 MODEL_DIR = Path("/models/tiny")
 EVERYTHING = {"torch": "2.13.0", "transformers": "5.23.0", "left-pad": "1", "vllm": "0.33"}
+
+
+def make_gguf():
+    return Path("/cache/tiny.gguf")
 
 
 def registry(*, installed=EVERYTHING, engines=(("transformers", "PLAIN"),), embedded=True, device=False):
@@ -72,7 +87,11 @@ def registry(*, installed=EVERYTHING, engines=(("transformers", "PLAIN"),), embe
         "dcmodel.engines": [
             EntryPoint(name, f"{__name__}:{attribute}", "dcmodel.engines") for name, attribute in engines
         ],
-        "dcmodel.embedded": [EntryPoint("tiny", f"{__name__}:MODEL_DIR", "dcmodel.embedded")] * embedded,
+        "dcmodel.embedded": [
+            EntryPoint("safetensors", f"{__name__}:MODEL_DIR", "dcmodel.embedded"),
+            EntryPoint("gguf", f"{__name__}:make_gguf", "dcmodel.embedded"),
+        ]
+        * embedded,
     }
     return Registry(
         entry_points=lambda group: groups.get(group, []),
@@ -128,6 +147,41 @@ def test_the_embedded_model_is_a_transformers_checkpoint_and_found_by_entry_poin
     assert chosen.choose(EMBEDDED).backend == "transformers"
     chosen.load(EMBEDDED, LoadOptions())
     assert PLAIN.loaded[-1][0] == str(MODEL_DIR)
+
+
+WITH_GGUF = (("transformers", "PLAIN"), ("suffix", "SUFFIX"), ("llama_cpp", "GGUF"))
+
+
+def test_the_embedded_model_is_given_in_the_form_that_a_backend_takes():
+    chosen = registry(engines=WITH_GGUF, installed={**EVERYTHING, "llama-cpp-python": "0.3.36"})
+    chosen.load(EMBEDDED, LoadOptions(), explicit="llama_cpp")
+    assert GGUF.loaded[-1][0] == str(make_gguf())
+
+
+@pytest.mark.parametrize(
+    ("installed", "backend", "why"),
+    [
+        ({"llama-cpp-python": "0.3.36"}, "llama_cpp", "transformers is not installed"),
+        ({"llama-cpp-python": "0.3.36", "torch": "2.13.0"}, "llama_cpp", "runs the embedded model"),
+        ({"llama-cpp-python": "0.3.36", **EVERYTHING}, "transformers", "a transformers checkpoint"),
+        ({}, "transformers", "a transformers checkpoint"),
+    ],
+)
+def test_the_embedded_model_runs_on_what_is_installed(installed, backend, why):
+    decision = registry(engines=WITH_GGUF, installed=installed).choose(EMBEDDED)
+    assert decision.backend == backend
+    assert why in " ".join(decision.reasons)
+
+
+def test_a_gguf_file_without_llama_cpp_gives_the_line_that_installs_it():
+    with pytest.raises(MissingDependencyError, match="llama-cpp-python") as caught:
+        registry(engines=WITH_GGUF[::2]).load("model.gguf", LoadOptions())
+    assert 'pip install "dcmodel[llamacpp]"' in str(caught.value)
+
+
+def test_a_form_that_is_not_there_is_an_error():
+    with pytest.raises(ModelNotFoundError, match="'onnx'"):
+        registry().embedded_path("onnx")
 
 
 def test_without_an_embedded_model_the_error_says_what_to_do():
