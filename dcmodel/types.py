@@ -328,3 +328,5 @@ class ModelInfo:
     device: str = "cpu"
     dtype: str = ""
     details: Mapping[str, str] = field(default_factory=dict)
+    chat_template: str = ""
+    """Jinja source; empty where the model has none, or its backend does not tell."""

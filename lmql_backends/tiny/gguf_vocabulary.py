@@ -52,9 +52,11 @@ def add_vocabulary(
 def _puts_first(tokenizer: Mapping[str, Any], token_id: int) -> bool:
     """Whether the post-processor begins each text with this token."""
     processor = tokenizer.get("post_processor") or {}
-    first = next(iter(processor.get("single", [])), {}).get("SpecialToken", {}).get("id")
-    ids = processor.get("special_tokens", {}).get(first, {}).get("ids", [])
-    return bool(ids) and ids[0] == token_id
+    for part in processor.get("single", [])[:1]:
+        name = part.get("SpecialToken", {}).get("id")
+        ids: list[int] = processor.get("special_tokens", {}).get(name, {}).get("ids", [])
+        return ids[:1] == [token_id]
+    return False
 
 
 def _pre_tokenizer(rule: Mapping[str, Any]) -> str:

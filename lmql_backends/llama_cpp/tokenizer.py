@@ -1,0 +1,103 @@
+"""The vocabulary of a GGUF file: bytes, special ids and encoding as llama.cpp itself has them.
+
+`dctokenizers.from_gguf` reads the same files without llama.cpp, the kinds that it knows, in seconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+from dcmodel.errors import ModelLoadError
+from dctokenizers import Tokenizer, TokenizerError, Vocabulary
+from dctokenizers.probe import check
+from lmql_backends.llama_cpp.codec import LlamaCodec
+from lmql_backends.llama_cpp.model import LlamaModel, open_model
+
+UNKNOWN, UNUSED, CONTROL = 1 << 0, 1 << 1, 1 << 3
+NO_VOCABULARY = 0
+# Kinds whose text is split into words that begin with a blank, which a prompt gets, too.
+SENTENCEPIECE, UNIGRAM = 1, 4
+LONGEST_PIECE = 256
+SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
+BOOLEAN = 2
+
+
+def load_tokenizer(path: Path, *, name: str) -> Tokenizer:
+    """The tokenizer of a GGUF file. It holds the vocabulary by itself: the weights may go before it.
+
+    Raises `ModelNotFoundError`, or `ModelLoadError` where the file is none or has no vocabulary.
+    """
+    start, model = _open(path)
+    c, vocab = model.lib.c, model.vocab
+    if c.llama_vocab_type(vocab) == NO_VOCABULARY:
+        raise ModelLoadError(
+            f"{path} has no vocabulary.", remedy="Convert the model again, with its tokenizer's files."
+        )
+    size = model.vocab_size
+    attributes = [c.llama_vocab_get_attr(vocab, token_id) for token_id in range(size)]
+    special = [token_id for token_id, kinds in enumerate(attributes) if kinds & (UNKNOWN | CONTROL)]
+    pieces = [
+        b"" if kinds & UNUSED else _piece(c, vocab, token_id) for token_id, kinds in enumerate(attributes)
+    ]
+    bos = c.llama_vocab_bos(vocab)
+    bos_token_id = bos if bos >= 0 else None
+    adds_bos = bool(c.llama_vocab_get_add_bos(vocab)) and bos_token_id is not None
+    tokenizer = Tokenizer(
+        name=name,
+        vocabulary=Vocabulary(pieces, special),
+        codec=LlamaCodec(model, start, pieces, unknown_token_id=_unknown(model, attributes)),
+        bos_token_id=bos_token_id,
+        eos_token_ids=_ends(c, vocab, size),
+        prompt_token_ids=[bos] if adds_bos else [],
+    )
+    try:
+        return check(tokenizer)
+    except TokenizerError as error:
+        raise ModelLoadError(f"the vocabulary of {path} cannot be used: {error}") from error
+
+
+def chat_template(model: LlamaModel) -> str:
+    """The Jinja source of the file's chat template; empty where it has none."""
+    return model.metadata.get("tokenizer.chat_template", "")
+
+
+def _open(path: Path) -> tuple[LlamaModel, LlamaModel]:
+    """The vocabulary as it begins a prompt, and one that puts no blank before a text (perhaps the same)."""
+    start = open_model(path, vocab_only=True)
+    kind = start.lib.c.llama_vocab_type(start.vocab)
+    usual = "true" if kind in (SENTENCEPIECE, UNIGRAM) else "false"
+    if start.metadata.get(SPACE_PREFIX, usual) != "true":
+        return start, start
+    overrides = (start.lib.c.llama_model_kv_override * 2)()
+    overrides[0].tag, overrides[0].key = BOOLEAN, SPACE_PREFIX.encode()
+
+    def without_prefix(params: Any) -> None:
+        params.kv_overrides = overrides
+
+    return start, open_model(path, vocab_only=True, configure=without_prefix)
+
+
+def _unknown(model: LlamaModel, attributes: list[int]) -> int | None:
+    """What stands for characters without a token: as the file says, or the first of that kind."""
+    said = model.metadata.get("tokenizer.ggml.unknown_token_id")
+    kinds = (token_id for token_id, attribute in enumerate(attributes) if attribute & UNKNOWN)
+    return int(said) if said is not None else next(kinds, None)
+
+
+def _piece(c: Any, vocab: Any, token_id: int) -> bytes:
+    """The bytes of one token, however long."""
+    buffer = ctypes.create_string_buffer(LONGEST_PIECE)
+    length = c.llama_token_to_piece(vocab, token_id, buffer, len(buffer), 0, True)
+    if length < 0:
+        buffer = ctypes.create_string_buffer(-length)
+        length = c.llama_token_to_piece(vocab, token_id, buffer, len(buffer), 0, True)
+    return buffer.raw[: max(0, length)]
+
+
+def _ends(c: Any, vocab: Any, size: int) -> list[int]:
+    """What ends a text, the file's own first."""
+    named = [c.llama_vocab_eos(vocab), c.llama_vocab_eot(vocab)]
+    found = [token_id for token_id in range(size) if c.llama_vocab_is_eog(vocab, token_id)]
+    return [token_id for token_id in (*named, *found) if 0 <= token_id < size]
