@@ -51,7 +51,8 @@ $(RUNTIME): pyproject.toml constraints.txt
 	@$(PIP) -e ".[all]"
 	@touch $@
 
-$(TOOLS): $(RUNTIME)
+$(TOOLS): $(RUNTIME) scripts/install_llama_cpp.py
 	@echo "Installing the development tools"
 	@$(PIP) -e ".[all]" --group dev
+	@$(BIN)/python scripts/install_llama_cpp.py
 	@touch $@
