@@ -53,7 +53,9 @@ class Backend(ABC):
     distributions: ClassVar[tuple[str, ...]]
     """Installed packages (as pip names them) that it needs."""
     model_format: ClassVar[str] = "safetensors"
-    """In which form it takes the embedded model: ``safetensors`` (a checkpoint's folder) or ``gguf``."""
+    """In which form it takes the embedded model: ``safetensors`` (a checkpoint's folder) or ``gguf``.
+
+    Empty where it takes neither, say because its models are elsewhere."""
     guarantees: ClassVar[Mapping[str, str]]
     """For `dcmodel backends`: guarantee -> ``exact``, ``approximate``, ``no``, or a few words."""
 

@@ -20,13 +20,15 @@ def embedded_gguf() -> Path:
     name = f"embedded-{_digest()}.gguf"
     for folder in (cache_folder(), Path(tempfile.gettempdir()) / f"dcmodel-{_user()}"):
         path = folder / name
+        if not _is_ours(folder):
+            continue
         if path.exists():
             return path
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             return convert(MODEL_DIR, path)
         except OSError:
-            continue
+            if path.exists():  # Windows: another process made it and has it open
+                return path
     return convert(MODEL_DIR, Path(tempfile.mkdtemp()) / name)
 
 
@@ -48,5 +50,14 @@ def _digest() -> str:
     return digest.hexdigest()[:16]
 
 
+def _is_ours(folder: Path) -> bool:
+    """Make the folder if it is not there; False where that cannot be done, or where it is somebody else's."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return sys.platform == "win32" or folder.stat().st_uid == os.getuid()
+    except OSError:
+        return False
+
+
 def _user() -> str:
-    return str(os.getuid()) if hasattr(os, "getuid") else "user"
+    return "user" if sys.platform == "win32" else str(os.getuid())

@@ -26,6 +26,7 @@ from lmql_backends.tiny.gguf_vocabulary import add_vocabulary
 
 WEIGHTS = ("f32", "f16", "q8_0")
 ARCHITECTURE = "LlamaForCausalLM"
+Q8_0_BLOCK = 32
 WHOLE_TENSORS = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -55,7 +56,7 @@ def convert(folder: Path, target: Path, *, weights: str = "f32") -> Path:
     gguf, load_file = _packages()
     config = _read_json(folder / "config.json")
     _check(config)
-    tensors = load_file(folder / "model.safetensors")
+    tensors = _read_tensors(folder / "model.safetensors", load_file)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
     try:
@@ -99,6 +100,22 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def _read_tensors(
+    path: Path, load_file: Callable[[Path], dict[str, NDArray[Any]]]
+) -> dict[str, NDArray[Any]]:
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise ModelNotFoundError(
+            f"there is no file {path}.", remedy="Save the model again, in one file of this name."
+        ) from error
+    except TypeError as error:  # numpy has no bfloat16
+        raise ModelLoadError(
+            f"{path} holds a type that is not converted here: {error}.",
+            remedy="Save the model again in float32 or float16.",
+        ) from error
+
+
 def _check(config: Mapping[str, Any]) -> None:
     """Raise `ModelLoadError` unless every weight has its place in llama.cpp's llama."""
     rope = config.get("rope_parameters") or {}
@@ -129,7 +146,7 @@ def _add_shape(writer: Any, config: Mapping[str, Any]) -> None:
     writer.add_key_length(width)
     writer.add_value_length(width)
     writer.add_rope_dimension_count(width)
-    writer.add_rope_freq_base(float((config.get("rope_parameters") or config)["rope_theta"]))
+    writer.add_rope_freq_base(float((config.get("rope_parameters") or config).get("rope_theta", 10_000)))
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
 
@@ -166,6 +183,11 @@ def _add_tensor(gguf: Any, writer: Any, name: str, values: NDArray[np.float32], 
         writer.add_tensor(name, values.astype(np.float16))
     else:
         kind = gguf.GGMLQuantizationType.Q8_0
+        if values.shape[1] % Q8_0_BLOCK:
+            raise ModelLoadError(
+                f"{name} has rows of {values.shape[1]}; q8_0 needs a multiple of {Q8_0_BLOCK}.",
+                remedy="Use the weights f16.",
+            )
         writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
 
 
