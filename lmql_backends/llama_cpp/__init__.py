@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar
 
 from dcmodel.backend import Backend, LoadedEngine, LoadOptions
@@ -28,8 +29,11 @@ class LlamaCppBackend(Backend):
     }
 
     def claims(self, model: str) -> bool:
-        """Files by their suffix."""
-        return model.lower().endswith(".gguf")
+        """Files by their suffix, and folders that hold such files and no other checkpoint."""
+        if model.lower().endswith(".gguf"):
+            return True
+        folder = Path(model).expanduser()
+        return folder.is_dir() and any(folder.glob("*.gguf")) and not (folder / "config.json").exists()
 
     def load(self, model: str, options: LoadOptions) -> LoadedEngine:
         from lmql_backends.llama_cpp.loading import load

@@ -239,3 +239,12 @@ def test_close_gives_the_memory_back(llama):
     assert not model._finalizer.alive
     assert not loaded.engine._context._finalizer.alive
     assert loaded.tokenizer.encode("still there")
+
+
+def test_files_and_folders_of_gguf_are_claimed_and_others_are_not(llama, tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    for name in ("model.gguf", "MODEL.GGUF", "org/repo/model.gguf", str(tmp_path)):
+        assert BACKEND.claims(name), name
+    # `llama` is a checkpoint that also holds its GGUF.
+    for name in ("org/repo", "embedded", str(llama[0]), str(tmp_path / "none")):
+        assert not BACKEND.claims(name), name
