@@ -55,7 +55,7 @@ def skip(reason: str) -> int:
 
 def wanted_version() -> str:
     (version,) = re.findall(
-        r"^llama_cpp_python==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE
+        r"^llama-cpp-python==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE
     )
     return version
 
