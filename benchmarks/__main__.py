@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 SCRIPTS = (
-    *("masks", "mask_batch", "mask_apply", "forced", "json_schema", "boundaries"),
+    *("masks", "mask_batch", "mask_apply", "sampler", "forced", "json_schema", "boundaries"),
     *("generate", "valid", "score", "sessions", "few_shot"),
 )
 

@@ -1,7 +1,7 @@
 """The rows of logits that an engine returns, and the few operations that the scheduler asks of them.
 
-Each engine implements `LogitRows` in its own array library; `dcmodel.sampler` is the numpy form and
-the reference. All results are numpy arrays on the host.
+Each engine implements `LogitRows` in its own array library; `dcmodel.sampler` is the numpy
+form; the tests' plain reference is `tests/fakes/plain_sampler.py`. All results are numpy arrays on the host.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ import ctypes
 import logging
 import os
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -21,6 +23,7 @@ WARNING, ERROR = 3, 4
 # Errors are raised with what was said; a warning is of use to who looks for it.
 LEVELS = {WARNING: logging.INFO, ERROR: logging.INFO}
 KEPT_MESSAGES = 8
+WAIT_POLICY = "OMP_WAIT_POLICY"
 
 
 class Library:
@@ -54,10 +57,9 @@ class Library:
 @cache
 def library() -> Library:
     """The one library of this process. Raises `MissingDependencyError` or `SetupError`."""
-    # Threads that spin while they wait for each other cost a factor of 3 on a machine that has other work.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        from llama_cpp import llama_cpp as bindings
+        with _patient_threads():
+            from llama_cpp import llama_cpp as bindings
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"the llama_cpp backend needs {error.name or 'a package'}: {error}.",
@@ -68,3 +70,20 @@ def library() -> Library:
             f"llama-cpp-python is installed and cannot be loaded: {error}.", remedy="Run `dcmodel doctor`."
         ) from error
     return Library(bindings)
+
+
+@contextmanager
+def _patient_threads() -> Iterator[None]:
+    """OpenMP, if it is loaded herein, gets threads that sleep while they wait for each other.
+
+    Spinning costs a factor of 3 on a machine that has other work. The variable is read once, when OpenMP is
+    loaded; other libraries of this process bring their own and find the environment as it was.
+    """
+    if WAIT_POLICY in os.environ:
+        yield
+        return
+    os.environ[WAIT_POLICY] = "PASSIVE"
+    try:
+        yield
+    finally:
+        del os.environ[WAIT_POLICY]
