@@ -1,0 +1,79 @@
+"""Files made of others: with more metadata, with a vocabulary alone, and adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+SPACE = "\u2581"
+BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+def with_metadata(source: Path, target: Path, values: Mapping[str, Any]) -> Path:
+    """A copy of a GGUF file with further keys, or other values for those that it has; None takes one away."""
+    reader = gguf.GGUFReader(source)
+    architecture = values.get("general.architecture") or reader.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(target, architecture)
+    for field in reader.fields.values():
+        if field.name.startswith("GGUF.") or field.name in ("general.architecture", *values):
+            continue
+        is_array = field.types[0] == gguf.GGUFValueType.ARRAY
+        writer.add_key_value(
+            field.name, field.contents(), field.types[0], field.types[-1] if is_array else None
+        )
+    for name, value in values.items():
+        if value is not None and name != "general.architecture":
+            _add(writer, name, value)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    return finish(writer, target)
+
+
+def save_vocabulary(path: Path, **fields: Any) -> Path:
+    """A GGUF file that holds nothing but tokenizer.ggml.* values."""
+    writer = gguf.GGUFWriter(path, "llama")
+    for name, value in fields.items():
+        _add(writer, f"tokenizer.ggml.{name}", value)
+    return finish(writer, path)
+
+
+def save_adapter(
+    path: Path,
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    alpha: float = 0.0,
+    architecture: str = "llama",
+    kind: str = "adapter",
+) -> Path:
+    """A LoRA adapter: by tensor name, A ``[rank, inputs]`` and B ``[outputs, rank]``; alpha 0 is none."""
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_type(kind)
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", alpha)
+    for name, (a, b) in pairs.items():
+        writer.add_tensor(f"{name}.lora_a", a.astype(np.float32))
+        writer.add_tensor(f"{name}.lora_b", b.astype(np.float32))
+    return finish(writer, path)
+
+
+def finish(writer: gguf.GGUFWriter, path: Path) -> Path:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _add(writer: gguf.GGUFWriter, name: str, value: Any) -> None:
+    adders = {
+        list: writer.add_array,
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        str: writer.add_string,
+    }
+    adders[type(value)](name, value)
