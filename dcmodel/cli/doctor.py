@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from dcmodel import __version__
 from dcmodel.cli.arguments import hide_loading_bar, new_command
+from dcmodel.cli.native import COMPILED, compiler_remedy, fault_remedy, find_compiler, llama_cpp_fault
 from dcmodel.cli.output import Output
 from dcmodel.env import Settings, nearest_name
 from dcmodel.errors import DcModelError
 
 if TYPE_CHECKING:
-    from dcmodel.registry import Registry
+    from dcmodel.registry import BackendStatus, Registry
 
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 TESTED = {
@@ -31,9 +32,15 @@ TESTED = {
     "torch": "2.13.0",
     "transformers": "5.23.0",
     "safetensors": "0.8.0",
+    "llama-cpp-python": "0.3.36",
 }
 """What the tests ran with, as in constraints.txt."""
-OPTIONAL = {"torch": "transformers", "transformers": "transformers", "safetensors": "transformers"}
+OPTIONAL = {
+    "torch": "transformers",
+    "transformers": "transformers",
+    "safetensors": "transformers",
+    "llama-cpp-python": "llamacpp",
+}
 """Distribution -> the extra that brings it."""
 
 
@@ -140,19 +147,10 @@ def check_device(registry: Registry) -> Check:
 
 
 def check_backends(registry: Registry) -> Iterator[Check]:
-    from dcmodel.registry import EMBEDDED, pip_line
+    from dcmodel.registry import EMBEDDED
 
     for name in registry.names():
-        status = registry.status(name)
-        if status.backend is None:
-            yield Check(
-                f"backend {name}", Status.FAILED, status.error, f"pip uninstall {status.source.split()[0]}"
-            )
-        elif status.missing:
-            detail = f"not installed: {', '.join(status.missing)}"
-            yield Check(f"backend {name}", Status.NOTE, detail, pip_line(status.backend))
-        else:
-            yield Check(f"backend {name}", Status.OK, status.backend.summary)
+        yield check_backend(registry.status(name))
     try:
         settings = Settings.from_environ()
     except DcModelError:
@@ -162,14 +160,34 @@ def check_backends(registry: Registry) -> Iterator[Check]:
     yield Check("choice", Status.OK, f"{model} runs on {decision.backend}: {' '.join(decision.reasons)}")
 
 
+def check_backend(status: BackendStatus) -> Check:
+    from dcmodel.registry import pip_line
+
+    name = f"backend {status.name}"
+    if status.backend is None:
+        return Check(name, Status.FAILED, status.error, f"pip uninstall {status.source.split()[0]}")
+    if status.missing:
+        detail, install = f"not installed: {', '.join(status.missing)}", pip_line(status.backend)
+        if COMPILED not in status.missing:
+            return Check(name, Status.NOTE, detail, install)
+        if compiler := find_compiler():
+            return Check(name, Status.NOTE, f"{detail}; {compiler} can compile it", install)
+        detail = f"{detail}, which is compiled, and no C++ compiler is found"
+        return Check(name, Status.NOTE, detail, f"{compiler_remedy()}, then: {install}")
+    if COMPILED in status.backend.distributions and (fault := llama_cpp_fault()):
+        return Check(name, Status.FAILED, f"{COMPILED} cannot be loaded: {fault}", fault_remedy(fault))
+    return Check(name, Status.OK, status.backend.summary)
+
+
 def check_embedded(registry: Registry) -> Check:
     """Load the embedded model and let it answer."""
     from dcmodel.llm import LLM
-    from dcmodel.registry import DEFAULT_BACKEND, EMBEDDED
+    from dcmodel.registry import EMBEDDED
 
+    chosen = registry.choose(EMBEDDED).backend
     began = time.perf_counter()
     try:
-        with LLM(EMBEDDED, backend=DEFAULT_BACKEND, device="cpu", registry=registry) as llm:
+        with LLM(EMBEDDED, backend=chosen, device="cpu", registry=registry) as llm:
             hide_loading_bar(llm)
             backend = llm.info.backend
             loaded = time.perf_counter()

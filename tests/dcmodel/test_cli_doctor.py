@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakes.scripted_model import ScriptedModel
 
-from dcmodel.cli import doctor, main
+from dcmodel.cli import doctor, main, native
 from dcmodel.cli.doctor import Check, Status
-from dcmodel.registry import Registry
+from dcmodel.registry import BackendStatus, Registry
+from lmql_backends.llama_cpp import LlamaCppBackend
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +48,92 @@ def test_a_missing_required_package_is_a_failure():
     check = doctor.check_distribution("numpy", "2.4.6", Registry(version_of=lambda name: None))
     assert check.status is Status.FAILED
     assert check.next_command.startswith("pip install")
+
+
+LLAMA_CPP = BackendStatus(
+    name="llama_cpp", source="dcmodel 0.1.0", backend=LlamaCppBackend(), missing=("llama-cpp-python",)
+)
+
+
+def test_a_backend_that_is_compiled_names_the_compiler_that_is_found(monkeypatch):
+    monkeypatch.setattr(doctor, "find_compiler", lambda: "/usr/bin/c++")
+    check = doctor.check_backend(LLAMA_CPP)
+    assert check.status is Status.NOTE
+    assert "/usr/bin/c++" in check.detail
+    assert check.next_command == 'pip install "dcmodel[llamacpp]"'
+
+
+def test_without_a_compiler_its_installation_comes_first(monkeypatch):
+    monkeypatch.setattr(doctor, "find_compiler", lambda: None)
+    monkeypatch.setattr(doctor, "compiler_remedy", lambda: "xcode-select --install")
+    check = doctor.check_backend(LLAMA_CPP)
+    assert check.status is Status.NOTE
+    assert "no C++ compiler" in check.detail
+    assert check.next_command == 'xcode-select --install, then: pip install "dcmodel[llamacpp]"'
+
+
+def test_a_library_that_is_installed_and_cannot_be_loaded_is_a_failure_with_its_cause(monkeypatch, tmp_path):
+    fake = "raise RuntimeError('libgomp.so.1: cannot open shared object file')"
+    (tmp_path / "llama_cpp.py").write_text(fake)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    check = doctor.check_backend(replace(LLAMA_CPP, missing=()))
+    assert check.status is Status.FAILED
+    assert "libgomp.so.1" in check.detail
+    assert check.next_command == "apt-get install libgomp1"
+
+
+def test_a_library_for_another_processor_does_not_end_the_doctor(monkeypatch, tmp_path):
+    (tmp_path / "llama_cpp.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    check = doctor.check_backend(replace(LLAMA_CPP, missing=()))
+    assert check.status is Status.FAILED
+    assert "SIGTERM" in check.detail
+    assert check.next_command.startswith("pip install --force-reinstall")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="scripts are no programs there")
+def test_the_compiler_is_the_one_of_cxx_and_must_run(monkeypatch, tmp_path):
+    for name, code in (("good", 0), ("broken", 1)):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\nexit {code}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert native.find_compiler({"CXX": "good -O2"}) == str(tmp_path / "good")
+    assert native.find_compiler({"CXX": "broken"}) is None
+    assert native.find_compiler({"CXX": "missing"}) is None
+    (tmp_path / "good").rename(tmp_path / "c++")
+    assert native.find_compiler({}) == str(tmp_path / "c++")
+
+
+@pytest.mark.parametrize(
+    ("platform", "tool", "remedy"),
+    [
+        ("linux", "apt-get", "apt-get install build-essential"),
+        ("linux", "dnf", "dnf install gcc-c++"),
+        ("linux", None, "install g++"),
+        ("darwin", None, "xcode-select --install"),
+        ("win32", None, "Build Tools"),
+    ],
+)
+def test_how_a_compiler_is_installed_depends_on_the_system(monkeypatch, platform, tool, remedy):
+    monkeypatch.setattr(native.sys, "platform", platform)
+    monkeypatch.setattr("shutil.which", lambda name: name if name == tool else None)
+    assert remedy in native.compiler_remedy()
+
+
+def test_the_embedded_model_is_tried_on_what_is_installed(monkeypatch):
+    asked = []
+
+    def load(self, model, options, *, explicit, settings):
+        asked.append(explicit)
+        return ScriptedModel()
+
+    monkeypatch.setattr(Registry, "load", load)
+    installed = {"llama-cpp-python": "0.3.36"}
+    doctor.check_embedded(Registry(version_of=installed.get))
+    doctor.check_embedded(Registry(version_of=lambda name: "1"))
+    assert asked == ["llama_cpp", "transformers"]
 
 
 def test_settings_are_shown_and_misspelt_ones_noted(monkeypatch):
