@@ -23,13 +23,14 @@ def refuse_unfit(model: LlamaModel) -> None:
 def _unfit(model: LlamaModel) -> str:
     """What else it is; empty for a causal language model."""
     c, handle = model.lib.c, model.handle
+    # Their files say that attention is not causal, too.
+    if c.llama_model_is_diffusion(handle):
+        return "a diffusion model"
     if c.llama_model_has_encoder(handle):
         has_decoder = c.llama_model_has_decoder(handle)
         return "an encoder-decoder model" if has_decoder else "an encoder"
     if not c.llama_model_has_decoder(handle) or model.setting("attention.causal") == "false":
         return "an encoder"
-    if c.llama_model_is_diffusion(handle):
-        return "a diffusion model"
     pooling = model.setting("pooling_type")
     if pooling == RANKING:
         return "a reranking model"

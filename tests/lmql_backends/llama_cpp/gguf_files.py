@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,19 @@ BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 def with_metadata(source: Path, target: Path, values: Mapping[str, Any]) -> Path:
-    """A copy of a GGUF file with further keys, or other values for those that it has; None takes one away."""
+    """A copy of a GGUF file with further keys, or other values for those that it has; None takes one away.
+
+    With another "general.architecture", the keys under the old one go over to it first.
+    """
     reader = gguf.GGUFReader(source)
-    architecture = values.get("general.architecture") or reader.fields["general.architecture"].contents()
-    writer = gguf.GGUFWriter(target, architecture)
+    old = reader.fields["general.architecture"].contents()
+    new = values.get("general.architecture", old)
+    writer = gguf.GGUFWriter(target, new)
     for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name in ("general.architecture", *values):
-            continue
-        is_array = field.types[0] == gguf.GGUFValueType.ARRAY
-        writer.add_key_value(
-            field.name, field.contents(), field.types[0], field.types[-1] if is_array else None
-        )
+        name = re.sub(rf"^{old}\.", f"{new}.", field.name)
+        if not name.startswith("GGUF.") and name not in ("general.architecture", *values):
+            kind, *items = field.types
+            writer.add_key_value(name, field.contents(), kind, items[0] if items else None)
     for name, value in values.items():
         if value is not None and name != "general.architecture":
             _add(writer, name, value)
