@@ -11,7 +11,7 @@ RUNTIME := $(VENV)/.dcmodel-runtime
 TOOLS := $(VENV)/.dcmodel-tools
 PYTEST_ARGS ?=
 
-.PHONY: help demo test check format bench tiny clean
+.PHONY: help demo test llamacpp check format bench tiny clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -21,7 +21,11 @@ demo: $(RUNTIME) ## install, then constrained generation and scoring on the embe
 	@$(BIN)/dcmodel demo
 
 test: $(TOOLS) ## install, then the whole test suite
+	-@$(BIN)/python scripts/install_llama_cpp.py
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+llamacpp: $(TOOLS) ## compile llama-cpp-python, once, and install it: `make test` does that
+	@$(BIN)/python scripts/install_llama_cpp.py
 
 check: $(TOOLS) ## lint, formatting and types
 	$(BIN)/ruff check .
@@ -33,6 +37,7 @@ format: $(TOOLS) ## put the code into its format
 	$(BIN)/ruff format .
 
 bench: $(TOOLS) ## the measurements behind the claims
+	-@$(BIN)/python scripts/install_llama_cpp.py
 	$(BIN)/python -m benchmarks
 
 tiny: $(TOOLS) ## train the embedded model again
@@ -51,8 +56,7 @@ $(RUNTIME): pyproject.toml constraints.txt
 	@$(PIP) -e ".[all]"
 	@touch $@
 
-$(TOOLS): $(RUNTIME) scripts/install_llama_cpp.py
+$(TOOLS): $(RUNTIME)
 	@echo "Installing the development tools"
 	@$(PIP) -e ".[all]" --group dev
-	@$(BIN)/python scripts/install_llama_cpp.py
 	@touch $@
