@@ -38,7 +38,8 @@ class LlamaCodec(Codec):
         self.is_lossless = spells_all and kind not in LOSSY
         self.drops_unknown = not spells_all and kind == BYTE_LEVEL
         self.unknown_token_id = None if kind == BYTE_LEVEL else unknown_token_id
-        # What SentencePiece writes for a blank is a letter of its own in a text.
+        # What SentencePiece writes for a blank is a letter of its own in a text, except where the text of
+        # special tokens is read, which may hold it.
         self._marks = re.compile(f"({SPACE_MARK}+)") if len(self._bytes) == 256 else None
 
     @property
@@ -53,7 +54,7 @@ class LlamaCodec(Codec):
 
     def _encode(self, first: LlamaModel, text: str, parse_special: bool) -> list[int]:
         """`first` encodes what stands before the first mark."""
-        if self._marks is None or SPACE_MARK not in text:
+        if self._marks is None or parse_special or SPACE_MARK not in text:
             return _tokenize(first, text, parse_special)
         token_ids: list[int] = []
         for part in self._marks.split(text):

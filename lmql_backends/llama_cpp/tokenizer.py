@@ -12,14 +12,16 @@ from typing import Any
 from dcmodel.errors import ModelLoadError
 from dctokenizers import Tokenizer, TokenizerError, Vocabulary
 from dctokenizers.probe import check
-from lmql_backends.llama_cpp.codec import LlamaCodec
+from lmql_backends.llama_cpp.codec import UTF8_BYTES, LlamaCodec
 from lmql_backends.llama_cpp.model import LlamaModel, open_model
 
-UNKNOWN, UNUSED, CONTROL = 1 << 0, 1 << 1, 1 << 3
+UNKNOWN, UNUSED, CONTROL, USER_DEFINED = 1 << 0, 1 << 1, 1 << 3, 1 << 4
 NO_VOCABULARY = 0
 # Kinds whose text is split into words that begin with a blank, which a prompt gets, too.
 SENTENCEPIECE, UNIGRAM = 1, 4
 LONGEST_PIECE = 256
+# Of gpt-oss: control tokens all the same.
+SHOWN = frozenset((b"<|channel|>", b"<|message|>", b"<|start|>", b"<|constrain|>", b"<|end|>"))
 SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
 BOOLEAN = 2
 
@@ -37,19 +39,28 @@ def load_tokenizer(path: Path, *, name: str) -> Tokenizer:
         )
     size = model.vocab_size
     attributes = [c.llama_vocab_get_attr(vocab, token_id) for token_id in range(size)]
-    special = [token_id for token_id, kinds in enumerate(attributes) if kinds & (UNKNOWN | CONTROL)]
-    pieces = [
-        b"" if kinds & UNUSED else _piece(c, vocab, token_id) for token_id, kinds in enumerate(attributes)
+    pieces = [_piece(c, vocab, token_id) for token_id in range(size)]
+    for token_id, kinds in enumerate(attributes):
+        # Control tokens with such a name count as unused, too.
+        if kinds & UNUSED and not (kinds & CONTROL and b"unused" in pieces[token_id]):
+            pieces[token_id] = b""
+    special = [
+        token_id
+        for token_id, kinds in enumerate(attributes)
+        if pieces[token_id] and (kinds & (UNKNOWN | CONTROL) or _is_shown(pieces[token_id], kinds))
     ]
+    if c.llama_vocab_type(vocab) == SENTENCEPIECE:
+        _check_bytes(path, pieces)
     bos = c.llama_vocab_bos(vocab)
-    bos_token_id = bos if bos >= 0 else None
+    # A file that names none has its kind's usual one, which may be beyond its own.
+    bos_token_id = bos if 0 <= bos < size else None
     adds_bos = bool(c.llama_vocab_get_add_bos(vocab)) and bos_token_id is not None
     tokenizer = Tokenizer(
         name=name,
         vocabulary=Vocabulary(pieces, special),
         codec=LlamaCodec(model, start, pieces, unknown_token_id=_unknown(model, attributes)),
         bos_token_id=bos_token_id,
-        eos_token_ids=_ends(c, vocab, size),
+        eos_token_ids=_ends(c, vocab, pieces),
         prompt_token_ids=[bos] if adds_bos else [],
     )
     try:
@@ -96,8 +107,25 @@ def _piece(c: Any, vocab: Any, token_id: int) -> bytes:
     return buffer.raw[: max(0, length)]
 
 
-def _ends(c: Any, vocab: Any, size: int) -> list[int]:
-    """What ends a text, the file's own first."""
-    named = [c.llama_vocab_eos(vocab), c.llama_vocab_eot(vocab)]
-    found = [token_id for token_id in range(size) if c.llama_vocab_is_eog(vocab, token_id)]
-    return [token_id for token_id in (*named, *found) if 0 <= token_id < size]
+def _is_shown(piece: bytes, kinds: int) -> bool:
+    """Whether llama.cpp calls a control token one of the user's, so that its programs print it."""
+    return bool(kinds & USER_DEFINED) and piece in SHOWN
+
+
+def _check_bytes(path: Path, pieces: list[bytes]) -> None:
+    """Raise `ModelLoadError` where llama.cpp would end the process at the first unknown character."""
+    missing = sorted(UTF8_BYTES - {piece[0] for piece in pieces if len(piece) == 1})
+    if missing:
+        raise ModelLoadError(
+            f"the vocabulary of {path} has no token for the byte 0x{missing[0]:02X}, which llama.cpp needs.",
+            remedy="Convert the model again, with its tokenizer's files.",
+        )
+
+
+def _ends(c: Any, vocab: Any, pieces: list[bytes]) -> list[int]:
+    """What ends a text, the file's own end first."""
+    found = [
+        token_id for token_id, piece in enumerate(pieces) if piece and c.llama_vocab_is_eog(vocab, token_id)
+    ]
+    eos = c.llama_vocab_eos(vocab)
+    return [token_id for token_id in (eos, *found) if 0 <= token_id < len(pieces)]

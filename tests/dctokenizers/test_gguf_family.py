@@ -69,7 +69,8 @@ def test_llama_cpps_vectors_agree(real, name):
 def test_bos_ends_and_prefix_follow_the_file(real):
     llama, phi, gpt2 = (real(f"ggml-vocab-{name}.gguf") for name in ("llama-spm", "phi-3", "gpt-2"))
     assert llama.encode_prompt("a") == [1, *llama.encode("a", prefix_space=True)]
-    assert phi.eos_token_ids == (32000, 32007)
+    assert phi.eos_token_ids == (32000, 2, 32007)  # </s> is an end wherever it is one by its name
+    assert phi.encode("<|user|> hi", parse_special=True) == [32010, *phi.encode("hi")]
     assert (gpt2.bos_token_id, gpt2.eos_token_ids, gpt2.adds_bos) == (50256, (50256,), False)
     assert not gpt2.has_prefix_space
 
@@ -84,6 +85,31 @@ def test_types_of_tokens_decide_their_bytes(tmp_path):
     assert tokenizer.encode("<|x|>hello", parse_special=True) == [261, 259]
     adds = write_gguf(tmp_path / "b.gguf", **byte_level_fields(add_bos_token=True))
     assert dctokenizers.from_gguf(adds).encode_prompt("hello") == [261, 259]
+
+
+def names(path, *pieces, **more):
+    """The tokenizer, and the names of its ends."""
+    fields = byte_level_fields()
+    tokens, types = [*fields["tokens"], *pieces], [*fields["token_type"], *[3] * len(pieces)]
+    fields = {**fields, "tokens": tokens, "token_type": types, **more}
+    tokenizer = dctokenizers.from_gguf(write_gguf(path, **fields))
+    return [tokens[token_id] for token_id in tokenizer.eos_token_ids]
+
+
+def test_ends_are_found_by_their_names_as_llama_cpp_finds_them(tmp_path):
+    path = tmp_path / "t.gguf"
+    assert names(path, "<|eot_id|>", "<|file_sep|>") == ["<|x|>", "<|end|>", "<|eot_id|>", "<|file_sep|>"]
+    assert names(path, "<|return|>", "<|call|>") == ["<|x|>", "<|return|>", "<|call|>"]
+    assert names(path, "</s>", "<|tool_response>") == ["<|x|>", "<|end|>", "<|tool_response>"]
+    assert names(path, "<PAD>", "a pad", fim_pad_token_id=265) == ["<|x|>", "<|end|>", "a pad"]
+
+
+def test_tokens_with_the_name_of_an_end_are_no_text(tmp_path):
+    fields = byte_level_fields()
+    fields["tokens"][-1], fields["token_type"][-1] = "<|im_end|>", 4
+    tokenizer = dctokenizers.from_gguf(write_gguf(tmp_path / "t.gguf", **fields))
+    assert 263 in tokenizer.special_token_ids
+    assert 263 not in tokenizer.encode("a <|im_end|>")
 
 
 def test_an_unknown_way_of_cutting_is_named(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from dctokenizers.byte_level import piece_bytes
 from dctokenizers.errors import TokenizerError
 from dctokenizers.families.gguf_file import read_metadata
 from dctokenizers.families.gguf_pre import PRE_TOKENIZERS
+from dctokenizers.families.gguf_types import TokenType, end_ids, swallows_blanks, types_by_name
 from dctokenizers.families.hf_codec import HuggingFaceCodec
 from dctokenizers.probe import check
 from dctokenizers.tokenizer import Tokenizer
@@ -21,21 +21,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 _SPACE = "\u2581"
-_ENDS = {
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>",
-    "<|end_of_text|>", "<|eom_id|>", "<EOT>", "_<EOT>", "<|eot|>",
-}  # fmt: skip
-
-
-class TokenType(IntEnum):
-    """What `tokenizer.ggml.token_type` says of a token."""
-
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3
-    USER_DEFINED = 4
-    UNUSED = 5
-    BYTE = 6
+_PREFIX = "tokenizer.ggml."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +29,7 @@ class GGUFVocabulary:
     """The tokenizer.ggml.* fields that matter here."""
 
     path: str
+    name: str
     model: str
     pre: str
     pieces: list[str]
@@ -63,8 +50,8 @@ class GGUFVocabulary:
 def from_gguf(path: str | Path, *, name: str | None = None) -> Tokenizer:
     """A tokenizer from a GGUF file: the models llama (SentencePiece), gpt2 (BPE) and t5 (Unigram).
 
-    The ids that end a text are the file's eos, eot and eom ids and the control tokens that llama.cpp
-    takes for ends of turns by their names.
+    The ids that end a text are the file's eos, eot and eom ids and those tokens that llama.cpp takes for
+    ends by their names.
     """
     fields = _read(Path(path))
     builders: dict[str, Callable[[GGUFVocabulary], tokenizers.Tokenizer]] = {
@@ -93,16 +80,19 @@ def from_gguf(path: str | Path, *, name: str | None = None) -> Tokenizer:
 
 
 def _read(path: Path) -> GGUFVocabulary:
-    found = read_metadata(path, prefix="tokenizer.ggml.")
+    fields = read_metadata(path, prefix="")
+    found = {key.removeprefix(_PREFIX): value for key, value in fields.items() if key.startswith(_PREFIX)}
     if "model" not in found or "tokens" not in found:
         raise TokenizerError(f"{path} has no vocabulary.")
     pieces = found.pop("tokens")
+    types = found.pop("token_type", [int(TokenType.NORMAL)] * len(pieces))
     return GGUFVocabulary(
         path=str(path),
+        name=str(fields.get("general.name", "")),
         model=found.pop("model"),
         pre=found.pop("pre", "default"),
         pieces=pieces,
-        types=found.pop("token_type", [int(TokenType.NORMAL)] * len(pieces)),
+        types=types_by_name(pieces, types),
         scores=found.pop("scores", []),
         merges=found.pop("merges", []),
         settings=found,
@@ -128,19 +118,23 @@ def _vocabulary(fields: GGUFVocabulary) -> Vocabulary:
 
 
 def _ends(fields: GGUFVocabulary) -> list[int]:
-    ends: list[int | None] = [fields.settings.get(f"{kind}_token_id") for kind in ("eos", "eot", "eom")]
-    named = [i for i in fields.ids_of(TokenType.CONTROL) if fields.pieces[i] in _ENDS]
-    return [i for i in [*ends, *named] if i is not None and 0 <= i < len(fields.pieces)]
+    used = {piece: i for piece, i in fields.first_ids().items() if fields.types[i] != TokenType.UNUSED}
+    kinds = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+    found = end_ids(used, {kind: fields.settings.get(f"{kind}_token_id") for kind in kinds})
+    return [i for i in found if 0 <= i < len(fields.pieces)]
 
 
 def _with_added(own: tokenizers.Tokenizer, fields: GGUFVocabulary) -> tokenizers.Tokenizer:
     from tokenizers import AddedToken
 
+    def added(token_id: int, *, special: bool) -> AddedToken:
+        piece = fields.pieces[token_id]
+        swallows = swallows_blanks(fields.name, piece)
+        return AddedToken(piece, special=special, normalized=False, rstrip=swallows)
+
     special = fields.ids_of(TokenType.UNKNOWN, TokenType.CONTROL)
-    own.add_special_tokens([AddedToken(fields.pieces[i], special=True, normalized=False) for i in special])
-    own.add_tokens(
-        [AddedToken(fields.pieces[i], normalized=False) for i in fields.ids_of(TokenType.USER_DEFINED)]
-    )
+    own.add_special_tokens([added(i, special=True) for i in special])
+    own.add_tokens([added(i, special=False) for i in fields.ids_of(TokenType.USER_DEFINED)])
     return own
 
 
