@@ -10,7 +10,7 @@ from dctokenizers.codec import Codec
 from lmql_backends.llama_cpp.model import LlamaModel
 
 SPACE_MARK = "\u2581"
-BYTE_LEVEL, WORDPIECE, UNIGRAM = 2, 3, 4
+BYTE_LEVEL, WORDPIECE, UNIGRAM, PLAMO = 2, 3, 4, 6
 # Kinds that rewrite a text before they cut it.
 LOSSY = (WORDPIECE, UNIGRAM)
 # Those that may be part of UTF-8.
@@ -37,7 +37,7 @@ class LlamaCodec(Codec):
         spells_all = {piece[0] for piece in pieces if len(piece) == 1} >= UTF8_BYTES
         self.is_lossless = spells_all and kind not in LOSSY
         self.drops_unknown = not spells_all and kind == BYTE_LEVEL
-        self.unknown_token_id = None if kind == BYTE_LEVEL else unknown_token_id
+        self.unknown_token_id = None if kind in (BYTE_LEVEL, PLAMO) else unknown_token_id
         # What SentencePiece writes for a blank is a letter of its own in a text, except where the text of
         # special tokens is read, which may hold it.
         self._marks = re.compile(f"({SPACE_MARK}+)") if len(self._bytes) == 256 else None
