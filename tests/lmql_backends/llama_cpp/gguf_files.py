@@ -1,4 +1,4 @@
-"""Files made of others: with more metadata, with a vocabulary alone, and adapters."""
+"""Files made of others: with other metadata, and adapters."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from typing import Any
 
 import gguf
 import numpy as np
-
-SPACE = "\u2581"
-BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 def with_metadata(source: Path, target: Path, values: Mapping[str, Any]) -> Path:
@@ -34,14 +31,6 @@ def with_metadata(source: Path, target: Path, values: Mapping[str, Any]) -> Path
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     return finish(writer, target)
-
-
-def save_vocabulary(path: Path, **fields: Any) -> Path:
-    """A GGUF file that holds nothing but tokenizer.ggml.* values."""
-    writer = gguf.GGUFWriter(path, "llama")
-    for name, value in fields.items():
-        _add(writer, f"tokenizer.ggml.{name}", value)
-    return finish(writer, path)
 
 
 def save_adapter(
