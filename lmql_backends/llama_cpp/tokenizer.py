@@ -17,12 +17,14 @@ from lmql_backends.llama_cpp.model import LlamaModel, open_model
 
 UNKNOWN, UNUSED, CONTROL, USER_DEFINED = 1 << 0, 1 << 1, 1 << 3, 1 << 4
 NO_VOCABULARY = 0
-# Kinds whose text is split into words that begin with a blank, which a prompt gets, too.
+# Kinds whose words begin with a blank, which the first word of a prompt may get, too.
 SENTENCEPIECE, UNIGRAM = 1, 4
 LONGEST_PIECE = 256
 # Of gpt-oss: control tokens all the same.
 SHOWN = frozenset((b"<|channel|>", b"<|message|>", b"<|start|>", b"<|constrain|>", b"<|end|>"))
 SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
+# It puts a blank before a text as well.
+MERGES_SPACES = "tokenizer.ggml.remove_extra_whitespaces"
 BOOLEAN = 2
 
 
@@ -78,11 +80,12 @@ def _open(path: Path) -> tuple[LlamaModel, LlamaModel]:
     """The vocabulary as it begins a prompt, and one that puts no blank before a text (perhaps the same)."""
     start = open_model(path, vocab_only=True)
     kind = start.lib.c.llama_vocab_type(start.vocab)
-    usual = "true" if kind in (SENTENCEPIECE, UNIGRAM) else "false"
-    if start.metadata.get(SPACE_PREFIX, usual) != "true":
+    usual = {SPACE_PREFIX: kind == SENTENCEPIECE, **({MERGES_SPACES: False} if kind == UNIGRAM else {})}
+    if not any(start.metadata.get(key, str(value).lower()) == "true" for key, value in usual.items()):
         return start, start
-    overrides = (start.lib.c.llama_model_kv_override * 2)()
-    overrides[0].tag, overrides[0].key = BOOLEAN, SPACE_PREFIX.encode()
+    overrides = (start.lib.c.llama_model_kv_override * (len(usual) + 1))()
+    for override, key in zip(overrides, usual, strict=False):  # the last, empty one ends the list
+        override.tag, override.key = BOOLEAN, key.encode()
 
     def without_prefix(params: Any) -> None:
         params.kv_overrides = overrides

@@ -169,6 +169,32 @@ def test_kinds_that_need_llama_cpp_are_read(tmp_path):
         assert len(tokenizer.encode("hello")) == 1
 
 
+@pytest.mark.parametrize("merges", [False, True])
+@pytest.mark.parametrize("prefix", [False, True])
+def test_a_unigram_vocabulary_is_read(tmp_path, merges, prefix):
+    words = ["\u2581the", "\u2581cat", "\u2581", *"theca"]
+    path = save_vocabulary(
+        tmp_path / "v.gguf",
+        model="t5",
+        tokens=["<unk>", "<s>", "</s>", *words],
+        scores=[0.0, 0.0, 0.0, *[-float(number) for number in range(1, len(words) + 1)]],
+        token_type=[UNKNOWN, CONTROL, CONTROL, *[NORMAL] * len(words)],
+        unknown_token_id=0,
+        eos_token_id=2,
+        add_space_prefix=prefix,
+        remove_extra_whitespaces=merges,
+    )
+    tokenizer, other = load_tokenizer(path, name="v"), dctokenizers.from_gguf(path)
+    assert tokenizer.fingerprint == other.fingerprint
+    assert not tokenizer.is_lossless
+    assert tokenizer.has_prefix_space is (prefix or merges)
+    assert tokenizer.decode(tokenizer.encode("cat the")) == "cat the"
+    for text in ("the cat", "cat cat the", "cat z"):
+        assert tokenizer.encode(text) == other.encode(text)
+        if prefix:
+            assert tokenizer.encode_prompt(text) == other.encode_prompt(text)
+
+
 def test_a_vocabulary_that_would_end_the_process_is_refused(tmp_path):
     tokens = ["<unk>", "<s>", "</s>", "\u2581", "a"]
     path = save_vocabulary(
