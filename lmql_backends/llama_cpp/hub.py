@@ -25,18 +25,21 @@ def local_file(name: str, extra: Mapping[str, Any]) -> Path:
         return path
     found = HUB_NAME.fullmatch(name)
     if found is None or path.parent.is_dir():
-        raise ModelNotFoundError(
-            f"there is no file {name}.",
-            remedy="Check the path; a model on the Hub is named org/repo/file.gguf.",
-        )
+        raise _no_file(name)
     first, *others = _all_shards(found["file"])
     for other in others:
         _download(found["repo"], other, extra.get("revision"))
     return _download(found["repo"], first, extra.get("revision"))
 
 
+def _no_file(name: str) -> ModelNotFoundError:
+    return ModelNotFoundError(
+        f"there is no file {name}.", remedy="Check the path; a model on the Hub is named org/repo/file.gguf."
+    )
+
+
 def _only_model(folder: Path) -> Path:
-    """The one model in a folder, without adapters' and projectors' files."""
+    """The one model in a folder, beside which a projector for images may lie."""
     names = sorted(path for path in folder.glob("*.gguf") if not path.name.startswith("mmproj"))
     first = [path for path in names if not (shard := SHARD.search(path.name)) or int(shard[1]) == 1]
     if len(first) == 1:
@@ -68,6 +71,7 @@ def _download(repo: str, file: str, revision: str | None) -> Path:
         from huggingface_hub.errors import (
             EntryNotFoundError,
             HfHubHTTPError,
+            HFValidationError,
             LocalEntryNotFoundError,
             RepositoryNotFoundError,
         )
@@ -87,6 +91,8 @@ def _download(repo: str, file: str, revision: str | None) -> Path:
             f"the Hub has no {repo}/{file}, or it is private.",
             remedy="Check the name; for private and gated models run: hf auth login",
         ) from error
+    except HFValidationError as error:  # the Hub allows no such name, so it was meant as a path
+        raise _no_file(f"{repo}/{file}") from error
     except (HfHubHTTPError, OSError) as error:
         raise ModelLoadError(
             f"{repo}/{file} cannot be downloaded: {error}.", remedy="Try again, or give a local file."
