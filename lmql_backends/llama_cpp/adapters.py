@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def _listed(lora: object) -> Sequence[object]:
 
 def _one(item: object) -> tuple[Path, float]:
     path, scale = item if isinstance(item, list | tuple) and len(item) == 2 else (item, 1.0)
-    is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    is_number = isinstance(scale, int | float) and not isinstance(scale, bool) and math.isfinite(scale)
     if not isinstance(path, str | os.PathLike) or not is_number:
         raise _not_understood(item)
     return Path(path).expanduser(), float(scale)

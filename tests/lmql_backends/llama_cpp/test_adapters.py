@@ -1,139 +1,135 @@
-"""An adapter gives what weights give into which it was merged."""
+"""LoRA adapters, against a model whose weights were merged with numpy."""
 
 from __future__ import annotations
 
+import gguf
 import numpy as np
 import pytest
 from conftest import rows_of, span_of
-from gguf_files import save_adapter
-from gguf_models import with_tensor
+from gguf_models import save_mamba
 
 from dcmodel.errors import InvalidRequestError, ModelLoadError, ModelNotFoundError
 
-TOLERANCE = 1e-4
-TEXT = [*range(5, 40)]
-WIDTH, KV_WIDTH, INNER = 64, 32, 128
-RANK, ALPHA = 4, 6.0
-SHAPES = {
-    "blk.0.attn_q.weight": (WIDTH, WIDTH),
-    "blk.1.attn_v.weight": (KV_WIDTH, WIDTH),
-    "blk.2.ffn_down.weight": (WIDTH, INNER),
-}
+NAMES = ["blk.0.attn_q.weight", "blk.0.ffn_down.weight", "blk.1.attn_v.weight"]
+RANK, ALPHA = 2, 3.0
+TOKENS = list(range(5, 25))
 
 
-def random_pairs(seed, names=tuple(SHAPES), rank=RANK):
+def weights_of(path, names=NAMES):
+    return {each.name: each.data.copy() for each in gguf.GGUFReader(path).tensors if each.name in names}
+
+
+def random_adapter(path, seed: int, names=NAMES):
+    """[out, rank] and [rank, in] by tensor."""
     rng = np.random.default_rng(seed)
     return {
         name: (
-            rng.standard_normal((rank, SHAPES[name][1])) * 0.2,
-            rng.standard_normal((SHAPES[name][0], rank)) * 0.2,
+            rng.standard_normal((value.shape[0], RANK)).astype(np.float32),
+            rng.standard_normal((RANK, value.shape[1])).astype(np.float32) * 0.2,
         )
-        for name in names
+        for name, value in weights_of(path, names).items()
     }
 
 
-@pytest.fixture
-def merged(llama, tmp_path):
-    """Writes the random Llama with ``(pairs, factor)`` added to its weights."""
-
-    def merge(*parts):
-        path = llama[1]
-        for index, (pairs, factor) in enumerate(parts):
-            for number, (name, (a, b)) in enumerate(pairs.items()):
-
-                def change(data, delta=factor * (b @ a)):
-                    data += delta.astype(np.float32)
-
-                path = with_tensor(path, tmp_path / f"merged-{index}-{number}.gguf", name, change)
-        return path
-
-    return merge
+def save_adapter(path, factors, *, architecture="llama", general_type="adapter", adapter_type="lora"):
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_type(general_type)
+    writer.add_string("adapter.type", adapter_type)
+    writer.add_float32("adapter.lora.alpha", ALPHA)
+    for name, (b, a) in factors.items():
+        writer.add_tensor(f"{name}.lora_a", a)
+        writer.add_tensor(f"{name}.lora_b", b)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
 
 
-def logits(open_engine, path=None, *, lora=None):
-    extra = {"n_threads": 1, **({} if lora is None else {"lora": lora})}
-    engine = open_engine(path, extra=extra, max_sequences=4, kv_tokens=256)
-    (rows,) = rows_of(engine, span_of(engine.allocate(len(TEXT)), TEXT))
+def merged(source, target, *parts):
+    """A copy of the model with ``scale * alpha / rank * B @ A`` added to its weights."""
+    target.write_bytes(source.read_bytes())
+    reader = gguf.GGUFReader(target, "r+")
+    for tensor in reader.tensors:
+        for factors, scale in parts:
+            if tensor.name in factors:
+                b, a = factors[tensor.name]
+                tensor.data[...] += scale * ALPHA / RANK * (b @ a)
+    reader.data.flush()
+    return target
+
+
+def logits(open_engine, path, **extra):
+    engine = open_engine(path, extra={"n_threads": 1, **extra})
+    (rows,) = rows_of(engine, span_of(engine.allocate(64), TOKENS))
     return rows
 
 
-def test_an_adapter_is_the_merged_weights(open_engine, merged, tmp_path):
-    pairs = random_pairs(0)
-    path = save_adapter(tmp_path / "lora.gguf", pairs, alpha=ALPHA)
-    expected = logits(open_engine, merged((pairs, ALPHA / RANK)))
-    plain = logits(open_engine)
-    assert np.abs(expected - plain).max() > 0.1
-    for lora in (path, str(path), [path], [(str(path), 1.0)], [[path, 1]]):
-        np.testing.assert_allclose(logits(open_engine, lora=lora), expected, atol=TOLERANCE, rtol=0)
+@pytest.fixture(scope="module")
+def adapters(llama, tmp_path_factory):
+    """Two adapters: what is in them, and their files."""
+    folder = tmp_path_factory.mktemp("adapters")
+    both = [random_adapter(llama[1], seed) for seed in (0, 1)]
+    return both, [save_adapter(folder / f"{i}.gguf", factors) for i, factors in enumerate(both)]
 
 
-def test_without_an_alpha_the_product_itself_is_added(open_engine, merged, tmp_path):
-    pairs = random_pairs(1)
-    path = save_adapter(tmp_path / "lora.gguf", pairs)
-    found = logits(open_engine, lora=path)
-    np.testing.assert_allclose(found, logits(open_engine, merged((pairs, 1.0))), atol=TOLERANCE, rtol=0)
+def test_an_adapter_gives_what_merged_weights_give(llama, adapters, open_engine, tmp_path):
+    (first, _), (path, _) = adapters
+    expected = logits(open_engine, merged(llama[1], tmp_path / "m.gguf", (first, 1.0)))
+    for form in (str(path), [path], [(str(path), 1)]):
+        np.testing.assert_allclose(logits(open_engine, llama[1], lora=form), expected, atol=1e-4, rtol=0)
+    assert np.abs(expected - logits(open_engine, llama[1])).max() > 0.1
 
 
-def test_a_scale_is_a_factor(open_engine, merged, tmp_path):
-    pairs = random_pairs(2)
-    path = save_adapter(tmp_path / "lora.gguf", pairs, alpha=ALPHA)
-    for scale in (0.5, -1.0):
-        expected = logits(open_engine, merged((pairs, scale * ALPHA / RANK)))
-        found = logits(open_engine, lora=[(path, scale)])
-        np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)
-    for nothing in ([(path, 0)], []):
-        found = logits(open_engine, lora=nothing)
-        np.testing.assert_allclose(found, logits(open_engine), atol=TOLERANCE, rtol=0)
+def test_many_adapters_add_up_each_with_its_scale(llama, adapters, open_engine, tmp_path):
+    (first, second), paths = adapters
+    target = merged(llama[1], tmp_path / "m.gguf", (first, 0.5), (second, -0.25))
+    found = logits(open_engine, llama[1], lora=[(paths[0], 0.5), (paths[1], -0.25)])
+    np.testing.assert_allclose(found, logits(open_engine, target), atol=1e-4, rtol=0)
 
 
-def test_several_adapters_add_up(open_engine, merged, tmp_path):
-    first, second = random_pairs(3), random_pairs(4, ["blk.0.attn_q.weight"], rank=2)
-    one = save_adapter(tmp_path / "one.gguf", first, alpha=ALPHA)
-    two = save_adapter(tmp_path / "two.gguf", second)
-    expected = logits(open_engine, merged((first, ALPHA / RANK), (second, 0.25)))
-    found = logits(open_engine, lora=[one, (two, 0.25)])
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)
-
-
-def test_a_file_that_is_not_there_is_named(open_engine, tmp_path):
-    with pytest.raises(ModelNotFoundError, match=r"no file .*none\.gguf"):
-        open_engine(extra={"lora": tmp_path / "none.gguf"})
-    with pytest.raises(ModelNotFoundError, match="no file"):
-        open_engine(extra={"lora": tmp_path})
-
-
-def test_a_file_that_is_no_adapter_is_refused(open_engine, llama, tmp_path):
-    text = tmp_path / "text.gguf"
-    text.write_text("no adapter")
-    with pytest.raises(ModelLoadError, match=r"text\.gguf is no GGUF file"):
-        open_engine(extra={"lora": text})
-    with pytest.raises(ModelLoadError, match=r"no LoRA adapter for model\.gguf: .*general\.type"):
-        open_engine(extra={"lora": llama[1]})
-    cut = tmp_path / "cut.gguf"
-    cut.write_bytes(save_adapter(tmp_path / "lora.gguf", random_pairs(0)).read_bytes()[:-2000])
-    with pytest.raises(ModelLoadError, match=r"cut\.gguf is no LoRA adapter"):
-        open_engine(extra={"lora": cut})
-
-
-def test_an_adapter_of_another_model_is_refused(open_engine, tmp_path):
-    def refused(reason, pairs, **more):
-        path = save_adapter(tmp_path / "lora.gguf", pairs, **more)
-        with pytest.raises(ModelLoadError, match=reason) as caught:
-            open_engine(extra={"lora": path})
-        assert "convert_lora_to_gguf.py" in str(caught.value)
-
-    name = "blk.0.attn_q.weight"
-    a, b = random_pairs(0)[name]
-    refused("arch mismatch", {name: (a, b)}, architecture="qwen2")
-    refused("incorrect shape", {name: (a[:, :32], b)})
-    refused("not transposed", {name: (a[:2], b)})
-    refused("does not exist", {"blk.9.attn_q.weight": (a, b)})
+def test_a_file_that_is_not_there_is_named(llama, open_engine, tmp_path):
+    with pytest.raises(ModelNotFoundError, match=r"none\.gguf"):
+        logits(open_engine, llama[1], lora=str(tmp_path / "none.gguf"))
 
 
 @pytest.mark.parametrize(
-    "lora",
-    [7, {"file": 1.0}, [3], [("a.gguf", "half")], [("a.gguf", True)], [("a.gguf", 1.0, 2)], [(None, 1.0)]],
+    ("options", "reason"),
+    [
+        ({"architecture": "gemma"}, "arch"),
+        ({"general_type": "model"}, "adapter"),
+        ({"adapter_type": "control_vector"}, "lora"),
+    ],
 )
-def test_values_that_name_no_adapter_are_refused(open_engine, lora):
-    with pytest.raises(InvalidRequestError, match=r"lora is .*\(file, scale\)"):
-        open_engine(extra={"lora": lora})
+def test_a_file_that_is_no_adapter_for_this_model_is_refused(
+    llama, adapters, open_engine, tmp_path, options, reason
+):
+    path = save_adapter(tmp_path / "bad.gguf", adapters[0][0], **options)
+    with pytest.raises(ModelLoadError, match=rf"bad\.gguf is no LoRA adapter for model\.gguf: .*{reason}"):
+        logits(open_engine, llama[1], lora=path)
+
+
+def test_an_adapter_of_another_shape_or_of_other_tensors_is_refused(llama, open_engine, tmp_path):
+    zeros = np.zeros((8, RANK), np.float32), np.zeros((RANK, 8), np.float32)
+    for name in (NAMES[0], "blk.99.attn_q.weight"):
+        path = save_adapter(tmp_path / "bad.gguf", {name: zeros})
+        with pytest.raises(ModelLoadError, match=r"bad\.gguf.*(shape|exist|dimension)"):
+            logits(open_engine, llama[1], lora=path)
+
+
+def test_a_model_is_no_adapter(llama, open_engine, tmp_path):
+    with pytest.raises(ModelLoadError, match="no LoRA adapter"):
+        logits(open_engine, llama[1], lora=llama[1])
+    (tmp_path / "text.gguf").write_text("no GGUF at all")
+    with pytest.raises(ModelLoadError, match=r"text\.gguf is no GGUF file"):
+        logits(open_engine, llama[1], lora=tmp_path / "text.gguf")
+    with pytest.raises(ModelLoadError, match="no LoRA adapter"):
+        logits(open_engine, llama[1], lora=save_mamba(tmp_path / "mamba.gguf"))
+
+
+@pytest.mark.parametrize(
+    "lora", [5, [5], [("a.gguf", "strong")], [("a.gguf", float("nan"))], {"a.gguf": 1}, b"a"]
+)
+def test_what_is_no_list_of_files_is_refused(llama, open_engine, lora):
+    with pytest.raises(InvalidRequestError, match="lora"):
+        logits(open_engine, llama[1], lora=lora)
