@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dcmodel.errors import MissingDependencyError, ModelLoadError, ModelNotFoundError
+from lmql_backends.llama_cpp.checks import other_file
 
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>[\w./-]+\.gguf)", re.IGNORECASE)
@@ -16,8 +17,16 @@ HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>[\w./-]+\.gguf)", re.
 def local_file(name: str, extra: Mapping[str, Any]) -> Path:
     """The file, downloaded where need be; of a model in several files the first, beside which the others lie.
 
-    Raises `ModelNotFoundError`, `ModelLoadError`, `MissingDependencyError`.
+    Raises `ModelNotFoundError`, `MissingDependencyError`, and `ModelLoadError` where it holds no model.
     """
+    path = _find(name, extra)
+    kind, remedy = _other_file(path)
+    if kind:
+        raise ModelLoadError(f"{path} is {kind}.", remedy=remedy)
+    return path
+
+
+def _find(name: str, extra: Mapping[str, Any]) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return _only_model(path)
@@ -39,14 +48,15 @@ def _no_file(name: str) -> ModelNotFoundError:
 
 
 def _only_model(folder: Path) -> Path:
-    """The one model in a folder, beside which a projector for images may lie."""
+    """The one model in a folder, beside which adapters and projectors may lie."""
     names = sorted(path for path in folder.glob("*.gguf") if not path.name.startswith("mmproj"))
-    first = [path for path in names if not (shard := SHARD.search(path.name)) or int(shard[1]) == 1]
+    starts = [path for path in names if not (shard := SHARD.search(path.name)) or int(shard[1]) == 1]
+    first = [path for path in starts if not _other_file(path)[0]]
     if len(first) == 1:
         return first[0]
     if not first:
         raise ModelNotFoundError(
-            f"there is no GGUF file in {folder}.",
+            f"there is no GGUF file in {folder}, or none that holds a model.",
             remedy="Other checkpoints run on the transformers backend; llama.cpp's convert_hf_to_gguf.py "
             "makes GGUF files of them.",
         )
@@ -54,6 +64,10 @@ def _only_model(folder: Path) -> Path:
         f"{folder} holds {len(first)} models: {', '.join(path.name for path in first)}.",
         remedy="Name one of them.",
     )
+
+
+def _other_file(path: Path) -> tuple[str, str]:
+    return other_file(path, has_more_files=SHARD.search(path.name) is not None)
 
 
 def _all_shards(file: str) -> list[str]:
