@@ -193,7 +193,7 @@ def check_embedded(registry: Registry) -> Check:
             loaded = time.perf_counter()
             completion = llm.generate("3 + 4 =", regex=" ?[0-9]{1,3}", max_tokens=8)
     except DcModelError as error:
-        return Check("embedded model", Status.FAILED, error.message, error.remedy)
+        return Check("embedded model", Status.FAILED, error.message, error.remedy.removeprefix("Run: "))
     answered = time.perf_counter()
     detail = (
         f"on {backend} it answers 3 + 4 ={completion.text} "

@@ -156,7 +156,7 @@ def test_an_embedded_model_that_does_not_load_is_a_failure_with_its_remedy():
     registry = Registry(version_of=lambda name: None)
     check = doctor.check_embedded(registry)
     assert check.status is Status.FAILED
-    assert "pip install" in check.next_command
+    assert check.next_command == 'pip install "dcmodel[transformers]"'
 
 
 @pytest.fixture(autouse=True)
