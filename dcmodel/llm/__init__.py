@@ -7,6 +7,7 @@ scoring        score, score_prompt       over  scores, unconditional, endings
 choosing       choose, distribution      over  choices
 rolling        rolling                   over  windows
 stepping       next_tokens, session      over  text_session
+chatting       chat_prompt              over  chat, chat_template
 prompts        what is one prompt, what a batch, and where a prompt ends and a continuation begins
 batches        many at once, with a progress bar
 results        what the scoring methods return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dcmodel.llm.chatting import Chatting
 from dcmodel.llm.choosing import Choosing
 from dcmodel.llm.generating import Generating
 from dcmodel.llm.rolling import Rolling
@@ -9,7 +10,7 @@ from dcmodel.llm.scoring import Scoring
 from dcmodel.llm.stepping import Stepping
 
 
-class LLM(Generating, Scoring, Choosing, Rolling, Stepping):
+class LLM(Generating, Scoring, Choosing, Rolling, Stepping, Chatting):
     """A language model by name; loaded at the first call. Safe to use from many threads and event loops.
 
     `LLM()` is the embedded model, ``LLM("path-or-hub-id")`` any other. An argument goes before its
@@ -18,5 +19,5 @@ class LLM(Generating, Scoring, Choosing, Rolling, Stepping):
 
     Each method stands in the part of its purpose: `Generating` (generate, stream), `Scoring` (score,
     score_prompt), `Choosing` (choose, distribution), `Rolling` (rolling), `Stepping` (next_tokens, session),
-    `ModelHolder` (model, tokenizer, info, close).
+    `Chatting` (chat_prompt), `ModelHolder` (model, tokenizer, info, close).
     """

@@ -124,6 +124,14 @@ def following_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     return _encoded(partial(tokenizer.encode, text))
 
 
+def parsed_ids(tokenizer: Tokenizer, text: str, *, at_start: bool = False) -> tuple[int, ...]:
+    """The tokens of a text in which special tokens stand by their texts, BOS among them.
+
+    `at_start`: as it stands at the beginning of the model's input.
+    """
+    return _encoded(partial(tokenizer.encode, text, parse_special=True, prefix_space=at_start))
+
+
 def _check_list(items: Sequence[object], *, may_be_empty: bool = False) -> None:
     if isinstance(items, str) or not hasattr(items, "__len__"):
         raise InvalidRequestError(f"{items!r:.60} is no list.", remedy="Give a list, if only of one.")

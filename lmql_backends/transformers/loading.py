@@ -16,6 +16,7 @@ from dctokenizers import Tokenizer, TokenizerError
 from dctokenizers import load as load_tokenizer
 from lmql_backends.transformers import limits
 from lmql_backends.transformers.attention import ProbeStep
+from lmql_backends.transformers.chat_template import chat_template
 from lmql_backends.transformers.checkpoint import (
     choose_device,
     choose_dtype,
@@ -73,6 +74,7 @@ def load(model_name: str, options: LoadOptions) -> LoadedEngine:
             device=str(model.device),
             dtype=str(model.dtype).removeprefix("torch."),
             details=built.details,
+            chat_template=chat_template(model_name, options.extra),
         ),
     )
 
