@@ -54,18 +54,16 @@ def chat_ids(
     """
     data = [_plain(message) for message in messages], [_plain(tool) for tool in tools or ()] or None
     mark = _unused(NONCHARACTERS, (template, *_texts(data)))
-    names = _special_texts(tokenizer)
-    marked_messages, marked_tools = _marked(data, names, mark)
-    text = render(
-        template,
-        messages=marked_messages,
-        tools=marked_tools,
-        documents=None,
-        add_generation_prompt=add_generation_prompt,
-        bos_token=_text_of(tokenizer, tokenizer.bos_token_id),
-        eos_token=_text_of(tokenizer, next(iter(tokenizer.eos_token_ids), None)),
-    )
-    start, *others = text.split(mark)
+    marked_messages, marked_tools = _marked(data, _special_texts(tokenizer), mark)
+    variables = {
+        "messages": marked_messages,
+        "tools": marked_tools,
+        "documents": None,
+        "add_generation_prompt": add_generation_prompt,
+        "bos_token": _text_of(tokenizer, tokenizer.bos_token_id),
+        "eos_token": _text_of(tokenizer, next(iter(tokenizer.eos_token_ids), None)),
+    }
+    start, *others = render(template, variables).split(mark)
     token_ids = [*parsed_ids(tokenizer, start, at_start=True)]
     for part in others:
         token_ids += parsed_ids(tokenizer, part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ OLDEST_JINJA = (3, 1, 6)
 OPERATION_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
-def render(template: str, **names: Any) -> str:
+def render(template: str, names: Mapping[str, Any]) -> str:
     """The text that a template makes of `names`, which are plain values.
 
     Raises `InvalidRequestError` for what the template does not take, `CapabilityError` where it is none, and
@@ -39,7 +40,7 @@ def render(template: str, **names: Any) -> str:
             remedy="Write the prompt as a text, as the model's documentation has it.",
         ) from error
     try:
-        return compiled.render(**names)
+        return compiled.render(names)
     except (jinja2.TemplateError, *OPERATION_ERRORS) as error:
         reason = str(error).rstrip(".!") or type(error).__name__
         raise InvalidRequestError(
@@ -80,18 +81,17 @@ def _environment() -> ImmutableSandboxedEnvironment:
     class CheckedNamespace(jinja2.utils.Namespace):
         """Without names by which a template could reach Python's own objects."""
 
-        def __init__(*args: Any, **attributes: Any) -> None:
-            self, *given = args
-            attributes = dict(*given, **attributes)
+        def __init__(self, *given: Any, **named: object) -> None:
+            attributes = dict(*given, **named)
             for name in attributes:
-                _check_name(name)
-            jinja2.utils.Namespace.__init__(self, attributes)
+                check_name(name)
+            super().__init__(attributes)
 
         def __setitem__(self, name: str, value: Any) -> None:
-            _check_name(name)
+            check_name(name)
             super().__setitem__(name, value)
 
-    def _check_name(name: str) -> None:
+    def check_name(name: str) -> None:
         if name.startswith("_"):
             raise jinja2.exceptions.SecurityError(f"a namespace has no {name!r}")
 

@@ -70,9 +70,8 @@ def test_special_tokens_of_the_template_are_tokens_and_none_is_added():
     ids = llm.chat_prompt([{"role": "user", "content": "yes"}])
     encode = llm.tokenizer.encode
     assert ids == [bos, *encode("user\nyes"), eos, *encode("\n"), bos, *encode("assistant\n")]
-    assert (
-        llm.chat_prompt([{"role": "user", "content": "yes"}], add_generation_prompt=False) == ids[:-4] or True
-    )
+    begun = llm.chat_prompt([{"role": "user", "content": "yes"}], add_generation_prompt=False)
+    assert begun == [bos, *encode("user\nyes"), eos, *encode("\n")]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +117,7 @@ def test_parts_and_tool_calls_are_the_templates_matter():
         {"role": "user", "content": ({"type": "text", "text": "a"},)},
         {"role": "assistant", "tool_calls": [{"name": "f"}], "content": None},
     ]
-    with pytest.raises(InvalidRequestError, match="does not take these messages: .*Undefined"):
+    with pytest.raises(InvalidRequestError, match=r"does not take these messages: .*Undefined"):
         llm_with(template).chat_prompt(messages)
     messages[0]["tool_calls"] = []
     assert prompt_text(llm_with(template), messages) == (
@@ -127,7 +126,7 @@ def test_parts_and_tool_calls_are_the_templates_matter():
 
 
 def test_texts_and_numbers_of_other_classes_are_plain_to_the_template():
-    class Role(str, enum.Enum):
+    class Role(enum.StrEnum):
         USER = "user"
 
     class Loud(int):
@@ -140,7 +139,7 @@ def test_texts_and_numbers_of_other_classes_are_plain_to_the_template():
 
 
 def test_without_a_template_there_is_no_chat():
-    with pytest.raises(CapabilityError, match="scripted has no chat template.*tuned for chat"):
+    with pytest.raises(CapabilityError, match=r"scripted has no chat template.*tuned for chat"):
         llm_with("").chat_prompt(MESSAGES)
 
 
@@ -196,7 +195,7 @@ def test_bad_messages_are_refused_before_a_model_is_loaded():
         ("{{ 1 // 0 }}", "division"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{% set ns = namespace(__class__=1) %}{{ ns }}", "a namespace has no '__class__'"),
-        ("{{ messages.append(1) }}", "not safely callable"),
+        ("{{ messages.append(1) }}", "'append' of 'list' object is unsafe"),
         ("{{ '' }}", "makes an empty text"),
     ],
 )
@@ -206,7 +205,7 @@ def test_what_the_template_refuses_is_said(template, reason):
 
 
 def test_a_template_that_cannot_be_read_is_the_models_fault():
-    with pytest.raises(CapabilityError, match="cannot be read: .*endfor"):
+    with pytest.raises(CapabilityError, match=r"cannot be read: .*endfor"):
         llm_with("{% for x in messages %}").chat_prompt(MESSAGES)
 
 
