@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dcmodel.engine import Branches
 
@@ -51,26 +52,55 @@ class DecodeBatch:
             self.sequence_counts.append(len(ids))
         self.wanted += [first + offset for offset in branches.wanted]
 
-    def decode(self, c: Any, context: Any) -> int:
-        """Run it; what `llama_decode` returns. The GIL is released meanwhile."""
-        token_ids = np.array(self.token_ids, dtype=np.int32)
-        positions = np.array(self.positions, dtype=np.int32)
-        counts = np.array(self.sequence_counts, dtype=np.int32)
-        sequence_ids = np.array(self.sequence_ids, dtype=np.int32)
-        wanted = np.zeros(len(token_ids), dtype=np.int8)
-        wanted[self.wanted] = 1
-        starts = np.cumsum(counts, dtype=np.uint64) - counts.astype(np.uint64)
-        pointers = starts * np.uint64(sequence_ids.itemsize) + np.uint64(sequence_ids.ctypes.data)
-        batch = c.llama_batch(
-            n_tokens=len(token_ids),
-            token=ctypes.cast(token_ids.ctypes.data, ctypes.POINTER(c.llama_token)),
+
+class BatchBuffers:
+    """The arrays that `llama_decode` reads, kept between calls."""
+
+    def __init__(self, c: Any, max_tokens: int) -> None:
+        self._c = c
+        self._token_ids = np.zeros(max_tokens, dtype=np.int32)
+        self._positions = np.zeros(max_tokens, dtype=np.int32)
+        self._counts = np.zeros(max_tokens, dtype=np.int32)
+        self._wanted = np.zeros(max_tokens, dtype=np.int8)
+        self._pointers = np.zeros(max_tokens, dtype=np.uint64)
+        self._batch = c.llama_batch(
+            token=_pointer(self._token_ids, c.llama_token),
             embd=None,
-            pos=ctypes.cast(positions.ctypes.data, ctypes.POINTER(c.llama_pos)),
-            n_seq_id=ctypes.cast(counts.ctypes.data, ctypes.POINTER(ctypes.c_int32)),
-            seq_id=ctypes.cast(pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(c.llama_seq_id))),
-            logits=ctypes.cast(wanted.ctypes.data, ctypes.POINTER(ctypes.c_int8)),
+            pos=_pointer(self._positions, c.llama_pos),
+            n_seq_id=_pointer(self._counts, ctypes.c_int32),
+            seq_id=_pointer(self._pointers, ctypes.POINTER(c.llama_seq_id)),
+            logits=_pointer(self._wanted, ctypes.c_int8),
         )
-        return int(c.llama_decode(context, batch))
+        self._make_room(max_tokens)
+
+    def decode(self, batch: DecodeBatch, context: Any) -> int:
+        """Run it; what `llama_decode` returns. The GIL is released meanwhile."""
+        count, total = batch.num_tokens, len(batch.sequence_ids)
+        if total > len(self._sequence_ids):
+            self._make_room(2 * total)
+        self._token_ids[:count] = batch.token_ids
+        self._positions[:count] = batch.positions
+        self._sequence_ids[:total] = batch.sequence_ids
+        self._counts[:count] = batch.sequence_counts
+        if total == count:  # one sequence each
+            self._pointers[:count] = self._places[:count]
+        else:
+            ends = np.cumsum(self._counts[:count])
+            self._pointers[:count] = self._places[ends - self._counts[:count]]
+        self._wanted[:count] = 0
+        self._wanted[batch.wanted] = 1
+        self._batch.n_tokens = count
+        return int(self._c.llama_decode(context, self._batch))
+
+    def _make_room(self, count: int) -> None:
+        """For the ids of sequences, and where each lies in memory."""
+        self._sequence_ids = np.zeros(count, dtype=np.int32)
+        steps = np.arange(count, dtype=np.uint64) * np.uint64(self._sequence_ids.itemsize)
+        self._places = steps + np.uint64(self._sequence_ids.ctypes.data)
+
+
+def _pointer(array: NDArray[Any], kind: Any) -> Any:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
 
 
 def leaf_sequences(parents: Sequence[int], leaves: Sequence[int]) -> list[list[int]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dcmodel.errors import EngineError
 from dcmodel.logits import Floats
-from lmql_backends.llama_cpp.batch import DecodeBatch
+from lmql_backends.llama_cpp.batch import BatchBuffers, DecodeBatch
 from lmql_backends.llama_cpp.model import LlamaModel
 
 EVERYTHING = -1
@@ -35,6 +35,10 @@ class LlamaContext:
         self._max_tokens = max_tokens
         self._max_rows = max_rows
         self._width = model.vocab_size
+        self._buffers = BatchBuffers(self._c, max_tokens)
+        self._address = 0
+        self._views: dict[int, Floats] = {}
+        """Of the buffer at that address, by number of rows."""
         self._finalizer = weakref.finalize(self, self._c.llama_free, handle)
 
     def decode(self, batch: DecodeBatch) -> Floats:
@@ -50,7 +54,7 @@ class LlamaContext:
             )
         lib = self.model.lib
         lib.clear_errors()
-        code = batch.decode(self._c, self.handle)
+        code = self._buffers.decode(batch, self.handle)
         if code:
             reason = lib.reason()
             raise EngineError(
@@ -58,8 +62,19 @@ class LlamaContext:
             )
         if not rows:
             return np.zeros((0, self._width), dtype=np.float32)
-        pointer = ctypes.cast(self._c.llama_get_logits(self.handle), ctypes.POINTER(ctypes.c_float))
-        return np.ctypeslib.as_array(pointer, (rows, self._width))
+        return self._rows(rows)
+
+    def _rows(self, count: int) -> Floats:
+        """The library's buffer as an array; it lies where it lay, unless it had to grow."""
+        pointer = self._c.llama_get_logits(self.handle)
+        address = ctypes.cast(pointer, ctypes.c_void_p).value or 0
+        if address != self._address:
+            self._address = address
+            self._views.clear()
+        if count not in self._views:
+            values: Any = (ctypes.c_float * (count * self._width)).from_address(address)
+            self._views[count] = np.frombuffer(values, dtype=np.float32).reshape(count, self._width)
+        return self._views[count]
 
     def share(self, source: int, target: int, length: int = EVERYTHING) -> None:
         """`target`, which holds nothing, gets the first `length` tokens of `source`, without a copy."""
