@@ -1,4 +1,4 @@
-"""Files made of others: with other metadata, and adapters."""
+"""Files made of others, with other metadata."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import numpy as np
 
 
 def with_metadata(source: Path, target: Path, values: Mapping[str, Any]) -> Path:
@@ -31,25 +30,6 @@ def with_metadata(source: Path, target: Path, values: Mapping[str, Any]) -> Path
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     return finish(writer, target)
-
-
-def save_adapter(
-    path: Path,
-    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    *,
-    alpha: float = 0.0,
-    architecture: str = "llama",
-    kind: str = "adapter",
-) -> Path:
-    """A LoRA adapter: by tensor name, A ``[rank, inputs]`` and B ``[outputs, rank]``; alpha 0 is none."""
-    writer = gguf.GGUFWriter(path, architecture)
-    writer.add_type(kind)
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", alpha)
-    for name, (a, b) in pairs.items():
-        writer.add_tensor(f"{name}.lora_a", a.astype(np.float32))
-        writer.add_tensor(f"{name}.lora_b", b.astype(np.float32))
-    return finish(writer, path)
 
 
 def finish(writer: gguf.GGUFWriter, path: Path) -> Path:
