@@ -5,10 +5,11 @@ from __future__ import annotations
 import gguf
 import numpy as np
 import pytest
-from conftest import rows_of, span_of
 from gguf_models import save_mamba
 
 from dcmodel.errors import InvalidRequestError, ModelLoadError, ModelNotFoundError
+
+from .conftest import rows_of, span_of
 
 NAMES = ["blk.0.attn_q.weight", "blk.0.ffn_down.weight", "blk.1.attn_v.weight"]
 RANK, ALPHA = 2, 3.0
