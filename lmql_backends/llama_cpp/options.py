@@ -72,6 +72,11 @@ class LlamaOptions:
                 remedy="Quantized values need flash attention: leave flash_attn out.",
             )
         self._device = options.device
+        _, colon, index = (options.device or "").partition(":")
+        if colon and not index.isdigit():
+            raise InvalidRequestError(
+                f"device is {options.device!r}.", remedy="Give the number of a device: cuda:0."
+            )
         self._c = c
         self._shares: Any = None
         self.threads: int = self._values.get("n_threads", default_threads())

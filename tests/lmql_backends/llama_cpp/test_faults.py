@@ -198,6 +198,7 @@ def test_a_context_beyond_the_memory_is_refused_before_it_is_made(open_engine):
     [
         ({"max_sequences": 300}, "at most 256"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"device": "cuda:x"}, "number of a device"),
         ({"extra": {"n_thread": 2}}, "no option 'n_thread'"),
         ({"extra": {"n_threads": 0}}, "at least 1"),
         ({"extra": {"n_threads": "two"}}, "a whole number"),
