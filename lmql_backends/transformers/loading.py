@@ -274,4 +274,6 @@ def _tokenizer(name: str, model: PreTrainedModel) -> Tokenizer:
             remedy="The folder needs its tokenizer files, tokenizer.json at best.",
         ) from error
     ends = [token_id for token_id in end_token_ids(model) if 0 <= token_id < tokenizer.vocab_size]
+    # The tokenizer's own end first: it is the one that chat templates write.
+    ends.sort(key=lambda token_id: token_id not in tokenizer.eos_token_ids)
     return tokenizer.with_eos(ends) if ends else tokenizer

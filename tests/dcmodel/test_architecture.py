@@ -17,7 +17,7 @@ MAX_LINES = 400
 MAX_IMPORT_SECONDS = 0.3
 HEAVY = (
     *("torch", "transformers", "openai", "llguidance", "lark", "numpy", "tokenizers", "tqdm", "asyncio"),
-    *("jsonschema_rs", "msgspec", "lm_eval", "datasets"),
+    *("jsonschema_rs", "msgspec", "lm_eval", "datasets", "jinja2", "llama_cpp", "gguf"),
 )
 
 ROWS = re.findall(

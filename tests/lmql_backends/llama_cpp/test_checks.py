@@ -5,12 +5,13 @@ from __future__ import annotations
 import gguf
 import numpy as np
 import pytest
-from conftest import rows_of, span_of
 from gguf_files import finish, with_metadata
 from gguf_models import VOCAB, add_byte_vocabulary, save_mamba
 
 from dcmodel import LLM
 from dcmodel.errors import ModelLoadError
+
+from .conftest import rows_of, span_of
 
 TOLERANCE = 1e-4
 WIDTH, INNER, HEADS, POSITIONS = 32, 64, 4, 64

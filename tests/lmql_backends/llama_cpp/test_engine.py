@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import rows_of, span_of
 
 from dcmodel.engine import Branches, GenerateBatch
 from dcmodel.errors import EngineError
+
+from .conftest import rows_of, span_of
 
 # Logits; the random model's have a standard deviation of about 1.5.
 TOLERANCE = 1e-4

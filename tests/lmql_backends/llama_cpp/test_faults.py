@@ -7,7 +7,6 @@ import os
 
 import numpy as np
 import pytest
-from conftest import EXACT, rows_of, span_of
 from gguf_models import save_mamba, with_tensor
 
 from dcmodel import LLM
@@ -23,6 +22,8 @@ from dcmodel.errors import (
 from dcmodel.local import LocalDcModel
 from dcmodel.types import GenerateRequest
 from lmql_backends.llama_cpp import BACKEND
+
+from .conftest import EXACT, rows_of, span_of
 
 TOLERANCE = 1e-4
 POISON = 77

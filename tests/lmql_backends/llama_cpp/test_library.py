@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 
-from conftest import rows_of, span_of
+from .conftest import rows_of, span_of
 
 
 def run(program: str, path) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import EXACT, Reference, rows_of, span_of
 
 from dcmodel.backend import LoadOptions
 from dcmodel.errors import InvalidRequestError
@@ -17,6 +16,8 @@ from lmql_backends.llama_cpp import BACKEND
 from lmql_backends.llama_cpp.library import library
 from lmql_backends.llama_cpp.options import ALL_LAYERS, LlamaOptions
 from lmql_backends.llama_cpp.threads import default_threads
+
+from .conftest import EXACT, Reference, rows_of, span_of
 
 TOLERANCE = 1e-4
 TRAINED = 512

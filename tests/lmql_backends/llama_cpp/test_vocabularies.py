@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-from conftest import EXACT
 from gguf_files import with_metadata
 from gguf_vocabularies import byte_level_fields, save_vocabulary, sentencepiece_fields
 
@@ -20,6 +19,8 @@ from dcmodel.registry import Registry
 from dctokenizers import TokenizerError
 from lmql_backends.llama_cpp import BACKEND
 from lmql_backends.llama_cpp.tokenizer import load_tokenizer
+
+from .conftest import EXACT
 
 TEXTS = [
     "",
