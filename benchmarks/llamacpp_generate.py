@@ -14,7 +14,7 @@ from benchmarks.llamacpp_ours import Ours
 from benchmarks.llamacpp_peers import OneByOne
 from benchmarks.llamacpp_server import Server, missing
 from benchmarks.llamacpp_setting import SHAPE, Setting
-from benchmarks.llamacpp_turns import in_turns, ratio
+from benchmarks.llamacpp_turns import Times, in_turns, ratio
 from benchmarks.llamacpp_workloads import COMMON, Streams, whole_words
 from benchmarks.tables import Table
 from benchmarks.workloads import Item
@@ -29,11 +29,11 @@ PARTS = ("decode", "batches", "sampling", "scheduler", "all else")
 
 @dataclass(slots=True)
 class Result:
-    """One workload's seconds by contender, a value per repeat."""
+    """One workload's times by contender, a value per repeat."""
 
     workload: Streams
     tokens: int
-    seconds: dict[str, list[float]] = field(default_factory=dict)
+    times: dict[str, Times] = field(default_factory=dict)
     same: float = 0.0
     """Share of dcmodel's outputs that are `Llama`'s."""
     steps: int = 0
@@ -42,7 +42,7 @@ class Result:
 
     def rate(self, name: str) -> Spread:
         """Tokens per second."""
-        return Spread.of(self.tokens / value for value in self.seconds[name])
+        return Spread.of(self.tokens / value for value in self.times[name].wall)
 
 
 def compare(setting: Setting, workloads: Sequence[Streams], *, repeats: int) -> list[Result]:
@@ -62,7 +62,7 @@ def compare(setting: Setting, workloads: Sequence[Streams], *, repeats: int) -> 
                 if server is not None:
                     variants.append(("server", partial(server.run, items)))
                 ours.reset()
-                in_turns(repeat, variants, results[-1].seconds)
+                in_turns(repeat, variants, results[-1].times)
                 _note_parts(ours, results[-1])
                 bar.update()
     finally:
@@ -94,26 +94,31 @@ def _checked(
 def _note_parts(ours: Ours, result: Result) -> None:
     """`decode` is wall time; batches, sampling and scheduler are CPU time of the scheduler's thread."""
     meter, decodes = ours.meter.meter, ours.decodes
+    assert decodes.calls == meter.forwards, "the clock is not where llama_decode is called"
     parts = {
         "decode": decodes.wall,
         "batches": meter.forward - decodes.thread + meter.copies,
         "sampling": meter.rows,
         "scheduler": meter.around,
     }
-    parts["all else"] = result.seconds["dcmodel"][-1] - sum(parts.values())
+    parts["all else"] = result.times["dcmodel"].wall[-1] - sum(parts.values())
     for name, seconds in parts.items():
         result.parts[name].append(seconds)
     result.steps = meter.forwards
 
 
 def speed_table(setting: Setting, results: Sequence[Result]) -> Table:
-    peers = [name for name in ("Llama", "server") if name in results[0].seconds]
+    peers = [name for name in ("Llama", "server") if name in results[0].times]
     table = Table(
-        f"{setting.name}: tokens/s, median (min-max) of {len(results[0].seconds['dcmodel'])}",
-        ["workload", "dcmodel", *peers, "dcmodel/Llama", "target", *(["/server"] * (len(peers) > 1)), "same"],
+        f"{setting.name}: tokens/s, median (min-max) of {len(results[0].times['dcmodel'].wall)}",
+        [
+            *("workload", "dcmodel", *peers, "dcmodel/Llama", "target"),
+            *("CPU", *(["dcmodel/server"] * (len(peers) > 1)), "same"),
+        ],
         notes=[
             f"wall time, {setting.threads} threads each; new prompts in each turn, computed within the time",
-            "target: the prototype's, default mode; same: dcmodel's outputs that are Llama's, token by token",
+            "CPU: dcmodel/Llama by CPU time; same: dcmodel's outputs that are Llama's, token by token",
+            "target: the prototype's in the default mode, with 2 threads on a machine without other work",
         ],
     )
     if missing():
@@ -122,20 +127,25 @@ def speed_table(setting: Setting, results: Sequence[Result]) -> Table:
         name = result.workload.name
         target = TARGETS[setting.weights].get(name) if setting.mode == "default" else None
         rates = {contender: result.rate(contender) for contender in ("dcmodel", *peers)}
-        ratios = {other: ratio(result.seconds[other], result.seconds["dcmodel"]) for other in peers}
+        own = result.times["dcmodel"]
+        ratios = {other: ratio(result.times[other].wall, own.wall) for other in peers}
+        cpu = ratio(result.times["Llama"].cpu, own.cpu)
         table.add(
             [
                 name,
                 *(rate.text(0) for rate in rates.values()),
                 ratios["Llama"].text(),
                 "" if target is None else f"{target:g}",
+                cpu.text(),
                 *(ratios[other].text() for other in peers[1:]),
                 f"{result.same:.0%}",
             ],
             workload=name,
             tokens=result.tokens,
-            seconds=result.seconds,
+            seconds={contender: times.wall for contender, times in result.times.items()},
+            cpu_seconds={contender: result.times[contender].cpu for contender in ("dcmodel", "Llama")},
             ratios={other: spread.median for other, spread in ratios.items()},
+            cpu_ratio=cpu.median,
             target=target,
             same=result.same,
         )
@@ -156,7 +166,7 @@ def steps_table(setting: Setting, results: Sequence[Result]) -> Table:
         per_step = {
             name: 1000 * Spread.of(values).median / result.steps for name, values in result.parts.items()
         }
-        share = ratio(result.parts["decode"], result.seconds["dcmodel"])
+        share = ratio(result.parts["decode"], result.times["dcmodel"].wall)
         table.add(
             [
                 result.workload.name,

@@ -52,9 +52,9 @@ class Ours:
         loaded = BACKEND.load(str(setting.path), setting.options)
         if not isinstance(loaded, LoadedEngine) or not isinstance(loaded.engine, LlamaCppEngine):
             raise TypeError(f"the backend gave a {type(loaded).__name__}")
-        context = loaded.engine._context
-        self.decodes = TimedBindings(context._c)
-        context._c = self.decodes
+        buffers = loaded.engine._context._buffers
+        self.decodes = TimedBindings(buffers._c)
+        buffers._c = self.decodes
         self.meter = MeteredEngine(loaded.engine)
         self.tokenizer = loaded.tokenizer
         self._model = LocalDcModel(

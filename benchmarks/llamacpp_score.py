@@ -11,7 +11,7 @@ from benchmarks.llamacpp_check import check_scores
 from benchmarks.llamacpp_ours import Ours
 from benchmarks.llamacpp_peers import NAIVE_SHARE, Scoring, naive_part
 from benchmarks.llamacpp_setting import Setting
-from benchmarks.llamacpp_turns import in_turns, ratio
+from benchmarks.llamacpp_turns import Times, in_turns, ratio
 from benchmarks.llamacpp_workloads import draw_candidates, whole_words
 from benchmarks.tables import Table
 
@@ -23,7 +23,7 @@ def score_table(setting: Setting, *, repeats: int) -> Table:
     """Check that all give the same scores, then time them in turns."""
     ours, peer = Ours(setting), Scoring(setting)
     words = whole_words(ours.tokenizer)
-    seconds: dict[str, list[float]] = {}
+    times: dict[str, Times] = {}
     decodes: dict[str, list[float]] = {"dcmodel": [], "cached": []}
     try:
         difference = _difference(setting, ours, peer, words)
@@ -35,7 +35,7 @@ def score_table(setting: Setting, *, repeats: int) -> Table:
                 ("naive", partial(peer.naive, naive_part(task))),
             ]
             ours.reset()
-            in_turns(repeat, variants, seconds)
+            in_turns(repeat, variants, times)
             decodes["dcmodel"].append(ours.decodes.wall)
             cached = draw_candidates(f"cached {repeat}", words)
             ours.warm(cached)
@@ -45,14 +45,14 @@ def score_table(setting: Setting, *, repeats: int) -> Table:
                 ("reusing, cached", partial(peer.candidates, cached)),
             ]
             ours.reset()
-            in_turns(repeat, variants, seconds)
+            in_turns(repeat, variants, times)
             decodes["cached"].append(ours.decodes.wall)
     finally:
         peer.close()
         ours.close()
     scale = len(draw_candidates("check", words).continuations) / NAIVE_SHARE
-    seconds["naive"] = [scale * value for value in seconds["naive"]]
-    return _table(setting, seconds, decodes, difference)
+    times["naive"] = times["naive"].scaled(scale)
+    return _table(setting, times, decodes, difference)
 
 
 def _difference(setting: Setting, ours: Ours, peer: Scoring, words: list[int]) -> float:
@@ -69,41 +69,41 @@ def _difference(setting: Setting, ours: Ours, peer: Scoring, words: list[int]) -
 
 
 def _table(
-    setting: Setting, seconds: dict[str, list[float]], decodes: dict[str, list[float]], difference: float
+    setting: Setting, times: dict[str, Times], decodes: dict[str, list[float]], difference: float
 ) -> Table:
     table = Table(
         f"{setting.name}: 50 candidates (170 tokens, 12 first words) of 256 tokens, median (min-max) of "
-        f"{len(seconds['dcmodel'])}",
-        ["prompt", "dcmodel ms", "decode's share", "reusing/dcmodel", "target", "naive/dcmodel", "target"],
+        f"{len(times['dcmodel'].wall)}",
+        [
+            *("prompt", "dcmodel ms", "decode's share", "reusing/dcmodel", "target", "CPU"),
+            *("naive/dcmodel", "target", "CPU"),
+        ],
         notes=[
             "reusing: Llama.eval of the prompt once, then of each candidate behind it",
             f"naive: prompt and candidate from the beginning; {NAIVE_SHARE} of them, time scaled",
             "cached: the prompt was computed before, by dcmodel and by the reusing loop",
-            "targets: the prototype's, default mode, f32 weights",
+            "CPU: the ratio before it, by CPU time; targets: the prototype's, default mode, f32 weights",
             f"scores differ by at most {difference:.1e} nats",
         ],
     )
     targets = TARGETS if (setting.mode, setting.weights) == ("default", "f32") else {}
     for label, own, reusing in (("new", "dcmodel", "reusing"), ("cached", "cached", "reusing, cached")):
-        ratios = {
-            "reusing": ratio(seconds[reusing], seconds[own]),
-            "naive": ratio(seconds["naive"], seconds[own]),
-        }
+        mine = times[own]
+        others = {"reusing": times[reusing], "naive": times["naive"]}
+        ratios = {name: ratio(other.wall, mine.wall) for name, other in others.items()}
+        cpu_ratios = {name: ratio(other.cpu, mine.cpu) for name, other in others.items()}
         cells = []
         for name, spread in ratios.items():
-            cells += [spread.text(1), f"{targets[name]:g}" if name in targets else ""]
-        share = ratio(decodes[own], seconds[own])
+            target = f"{targets[name]:g}" if name in targets else ""
+            cells += [spread.text(1), target, f"{cpu_ratios[name].median:.1f}"]
+        share = ratio(decodes[own], mine.wall)
         table.add(
-            [
-                label,
-                Spread.of(1000 * value for value in seconds[own]).text(0),
-                f"{share.median:.0%}",
-                *cells,
-            ],
+            [label, Spread.of(1000 * value for value in mine.wall).text(0), f"{share.median:.0%}", *cells],
             prompt=label,
-            seconds={own: seconds[own], reusing: seconds[reusing], "naive": seconds["naive"]},
+            seconds={"dcmodel": mine.wall, **{name: other.wall for name, other in others.items()}},
             decode_share=share.median,
             ratios={name: spread.median for name, spread in ratios.items()},
+            cpu_ratios={name: spread.median for name, spread in cpu_ratios.items()},
             targets=targets,
             difference=difference,
         )

@@ -1,10 +1,12 @@
-"""Wall time of variants that take turns. llama.cpp's threads are its own: CPU time says little of them."""
+"""Wall time of variants that take turns, which counts where threads wait for each other; and CPU time, which
+says what is to be expected on a machine that has nothing else to do."""
 
 from __future__ import annotations
 
 import gc
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from benchmarks.clock import Spread
@@ -13,20 +15,33 @@ T = TypeVar("T")
 Run = Callable[[], object]
 
 
-def wall_seconds(run: Callable[[], T]) -> tuple[float, T]:
-    """How long `run` takes; and its result."""
+@dataclass(slots=True)
+class Times:
+    """Seconds, a value per repeat."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    """Of this process, all threads."""
+
+    def scaled(self, factor: float) -> Times:
+        return Times([factor * value for value in self.wall], [factor * value for value in self.cpu])
+
+
+def measure(run: Callable[[], T], into: Times) -> T:
+    """Run it, and add its times."""
     gc.collect()
-    begin = time.perf_counter()
+    begin, begin_cpu = time.perf_counter(), time.process_time()
     result = run()
-    return time.perf_counter() - begin, result
+    into.wall.append(time.perf_counter() - begin)
+    into.cpu.append(time.process_time() - begin_cpu)
+    return result
 
 
-def in_turns(turn: int, variants: Sequence[tuple[str, Run]], into: dict[str, list[float]]) -> None:
-    """Run each once, and add its seconds to those under its name; who begins changes with the turn."""
+def in_turns(turn: int, variants: Sequence[tuple[str, Run]], into: dict[str, Times]) -> None:
+    """Run each once, and add its times to those under its name; who begins changes with the turn."""
     first = turn % len(variants)
     for name, run in (*variants[first:], *variants[:first]):
-        seconds, _ = wall_seconds(run)
-        into.setdefault(name, []).append(seconds)
+        measure(run, into.setdefault(name, Times()))
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> Spread:
