@@ -40,6 +40,8 @@ class Pair:
     """CPU time per token."""
     outside: list[float] = field(default_factory=list)
     """Seconds outside llama_decode, more than without the constraint, over all of its time."""
+    decodes: list[float] = field(default_factory=list)
+    """Calls of llama_decode per token."""
 
 
 def constraints(vocab_size: int) -> Mapping[str, Constraint]:
@@ -87,6 +89,7 @@ def _measure(
     wall: dict[str, float] = {}
     cpu: dict[str, float] = {}
     outside: dict[str, float] = {}
+    decodes: dict[str, float] = {}
     for kind in ("with", "without") if repeat % 2 else ("without", "with"):
         items = workload.draw(f"{pair.label} {kind} {repeat}", words)
         requests = [_request(item, rule if kind == "with" else None) for item in items]
@@ -96,10 +99,12 @@ def _measure(
         tokens = sum(len(completion.token_ids) for completion in completions)
         wall[kind], cpu[kind] = times.wall[0] / tokens, times.cpu[0] / tokens
         outside[kind] = (times.wall[0] - ours.decodes.wall) / tokens
+        decodes[kind] = ours.decodes.calls / tokens
     if repeat:
         pair.time.append(wall["with"] / wall["without"])
         pair.cpu.append(cpu["with"] / cpu["without"])
         pair.outside.append((outside["with"] - outside["without"]) / wall["without"])
+        pair.decodes.append(decodes["with"] / decodes["without"])
 
 
 def _request(item: Item, rule: Constraint | None) -> GenerateRequest:
@@ -115,22 +120,26 @@ def _request(item: Item, rule: Constraint | None) -> GenerateRequest:
 def _table(setting: Setting, pairs: Sequence[Pair]) -> Table:
     table = Table(
         f"{setting.name}: constrained over unconstrained, median (min-max) of {len(pairs[0].time)}",
-        ["constraint", "allowed", "time per token", "CPU", "outside llama_decode", "met"],
+        ["constraint", "allowed", "time per token", "CPU", "calls", "outside llama_decode", "met"],
         notes=[
-            f"wall time, and CPU time; to hold, in one of them: at most {LIMIT}",
-            "outside llama_decode: what is added there, as a share of the unconstrained time; less noisy",
+            "time per token: wall time; calls: of llama_decode, per token",
+            "outside llama_decode: what is added there, as a share of the whole unconstrained time",
+            f"to hold: as many calls, and at most {LIMIT - 1:.0%} more outside; on shared cores, the time of the",
+            "calls themselves, which do the same with a mask, differs by more than that from run to run",
         ],
     )
     for pair in pairs:
         time = Spread.of(pair.time)
-        is_met = min(time.median, Spread.of(pair.cpu).median) <= LIMIT
+        outside, calls = Spread.of(pair.outside), Spread.of(pair.decodes)
+        is_met = (1 + outside.median) * calls.median <= LIMIT
         table.add(
             [
                 pair.label,
                 f"{pair.allowed:.1%}",
                 time.text(3),
                 Spread.of(pair.cpu).text(3),
-                Spread.of(pair.outside).text(3),
+                calls.text(),
+                outside.text(3),
                 "yes" if is_met else "NO",
             ],
             constraint=pair.label,
@@ -138,6 +147,7 @@ def _table(setting: Setting, pairs: Sequence[Pair]) -> Table:
             time=pair.time,
             cpu=pair.cpu,
             outside=pair.outside,
+            calls=pair.decodes,
             met=is_met,
         )
     return table
