@@ -124,8 +124,8 @@ def _table(setting: Setting, pairs: Sequence[Pair]) -> Table:
         notes=[
             "time per token: wall time; calls: of llama_decode, per token",
             "outside llama_decode: what is added there, as a share of the whole unconstrained time",
-            f"to hold: as many calls, and at most {LIMIT - 1:.0%} more outside; on shared cores, the time of the",
-            "calls themselves, which do the same with a mask, differs by more than that from run to run",
+            f"to hold: as many calls, and at most {LIMIT - 1:.0%} more outside; on shared cores, the time of",
+            "the calls themselves, which do the same with a mask, differs by more than that from run to run",
         ],
     )
     for pair in pairs:
