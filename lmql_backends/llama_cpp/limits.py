@@ -16,7 +16,7 @@ MAX_STATES, MAX_STREAMS = 16, 8
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 512, 2048
 # Every cell in use costs time in every step, also those of prefixes that lie idle: a little where flash
 # attention passes over them, a lot where they are multiplied with zero.
-KV_TOKENS, EXACT_KV_TOKENS = 16384, 4096
+KV_TOKENS, EXACT_KV_TOKENS = 8192, 4096
 KV_SHARE = 0.5
 LOGIT_BYTES = 64 << 20
 LEAST_ROWS = 16
