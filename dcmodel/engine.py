@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dcmodel.errors import EngineError
 from dcmodel.logits import LogitRows
 
 
@@ -45,6 +46,21 @@ class Branches:
     """Offset of each token's parent in `token_ids`; -1: the end of the sequence."""
     wanted: Sequence[int]
     """Offsets, ascending, whose logits (for the next token) are wanted."""
+
+    def depths(self) -> list[int]:
+        """Of each token: 0 behind the end of the sequence. Raises `EngineError` where these are no trees."""
+        count = len(self.token_ids)
+        if len(self.parents) != count:
+            raise EngineError(f"branches that are no trees: {count} tokens have {len(self.parents)} parents.")
+        depths: list[int] = []
+        for place, parent in enumerate(self.parents):
+            if not -1 <= parent < place:
+                raise EngineError(
+                    f"branches that are no trees: the parent of token {place} is {parent}, "
+                    "which does not come before it."
+                )
+            depths.append(depths[parent] + 1 if parent >= 0 else 0)
+        return depths
 
 
 @dataclass(slots=True)
@@ -86,6 +102,26 @@ class GenerateBatch:
     @property
     def num_rows(self) -> int:
         return sum(span.num_rows for span in self.spans)
+
+
+def check_span(span: Span, length: int, room: int, limits: Capabilities) -> None:
+    """Raise `EngineError` unless `span` continues a sequence of `length` tokens with `room`."""
+    end = span.start + len(span.token_ids)
+    if span.start != length or end > room:
+        raise EngineError(
+            f"a span of {len(span.token_ids)} tokens at {span.start} does not continue a sequence of "
+            f"{length} tokens with room for {room}."
+        )
+    if span.branches is None:
+        return
+    count = len(span.branches.token_ids)
+    if count > limits.max_branch_tokens:
+        raise EngineError(f"branches of {count} tokens are more than {limits.max_branch_tokens}.")
+    depth = max(span.branches.depths(), default=-1) + 1
+    if end + depth > limits.max_positions:
+        raise EngineError(
+            f"branches of depth {depth} behind {end} tokens go past the {limits.max_positions} positions."
+        )
 
 
 class Engine(ABC):

@@ -42,11 +42,8 @@ class DecodeBatch:
     def add_tree(self, branches: Branches, start: int, sequences: Sequence[Sequence[int]]) -> None:
         """The tokens of trees whose roots have position `start`, each in its own `sequences`."""
         first = len(self.token_ids)
-        depths: list[int] = []
-        for parent in branches.parents:
-            depths.append(depths[parent] + 1 if parent >= 0 else 0)
         self.token_ids += branches.token_ids
-        self.positions += [start + depth for depth in depths]
+        self.positions += [start + depth for depth in branches.depths()]
         for ids in sequences:
             self.sequence_ids += ids
             self.sequence_counts.append(len(ids))

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dcmodel.engine import Capabilities, Engine, GenerateBatch, Span
+from dcmodel.engine import Capabilities, Engine, GenerateBatch, Span, check_span
 from dcmodel.logits import Floats
 from dcmodel.sampler import NumpyLogitRows
 from lmql_backends.llama_cpp.batch import DecodeBatch, count_leaves, leaf_sequences
 from lmql_backends.llama_cpp.cells import CellCount, Run
 from lmql_backends.llama_cpp.context import EVERYTHING, LlamaContext
-from lmql_backends.llama_cpp.spans import check_span
 
 
 @dataclass(slots=True, eq=False)

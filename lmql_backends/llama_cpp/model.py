@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dcmodel.errors import ModelLoadError, ModelNotFoundError
+from lmql_backends.llama_cpp.header import MAGIC
 from lmql_backends.llama_cpp.library import Library, library
 
-MAGIC = b"GGUF"
 # Loading reports through one log for the whole process.
 _LOADING = threading.Lock()
 

@@ -97,26 +97,8 @@ class PlacedBranches:
 
 
 def depths_and_sight(branches: Branches) -> tuple[Ints, Bools]:
-    """`PlacedBranches.depths` and `PlacedBranches.sees`. Raises `ValueError` where these are no trees."""
-    return _depths(branches.parents), _sight(branches.parents)
-
-
-def check_branches(branches: Branches) -> int:
-    """The depth of the trees in tokens. Raises `ValueError` where they are none."""
-    count = len(branches.token_ids)
-    if len(branches.parents) != count:
-        raise ValueError(f"{count} tokens have {len(branches.parents)} parents.")
-    for place, parent in enumerate(branches.parents):
-        if not -1 <= parent < place:
-            raise ValueError(f"the parent of token {place} is {parent}, which does not come before it.")
-    return int(_depths(branches.parents).max(initial=-1)) + 1
-
-
-def _depths(parents: Sequence[int]) -> Ints:
-    depths: list[int] = []
-    for parent in parents:
-        depths.append(depths[parent] + 1 if parent >= 0 else 0)
-    return np.array(depths, dtype=np.int64)
+    """`PlacedBranches.depths` and `PlacedBranches.sees`. Raises `EngineError` where these are no trees."""
+    return np.array(branches.depths(), dtype=np.int64), _sight(branches.parents)
 
 
 def _sight(parents: Sequence[int]) -> Bools:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from dcmodel.engine import Capabilities, Engine, GenerateBatch, Span
-from dcmodel.errors import EngineError
+from dcmodel.engine import Capabilities, Engine, GenerateBatch, check_span
 from lmql_backends.transformers.attention import SlotStep
-from lmql_backends.transformers.branch_plan import check_branches
-from lmql_backends.transformers.kv_store import Entry, KVStore
+from lmql_backends.transformers.kv_store import KVStore
 from lmql_backends.transformers.packed import run_packed
 from lmql_backends.transformers.sampler import TorchLogitRows, Workspace
 from lmql_backends.transformers.step_plan import plan_step
@@ -43,7 +41,7 @@ class TransformersEngine(Engine):
     def forward(self, batch: GenerateBatch) -> TorchLogitRows:
         entries = [self._store[span.sequence] for span in batch.spans]
         for span, entry in zip(batch.spans, entries, strict=True):
-            self._check(span, entry)
+            check_span(span, entry.length, entry.segment.capacity, self.capabilities)
         with torch.inference_mode():
             self._store.close_gaps([span.sequence for span in batch.spans if len(span.token_ids) == 1])
             plan = plan_step(batch, self._store)
@@ -58,29 +56,6 @@ class TransformersEngine(Engine):
         for span, entry in zip(batch.spans, entries, strict=True):
             entry.length += len(span.token_ids)
         return TorchLogitRows(logits, self._workspace)
-
-    def _check(self, span: Span, entry: Entry) -> None:
-        """Raises `EngineError` where a span cannot be computed behind what its sequence holds."""
-        end = span.start + len(span.token_ids)
-        if span.start != entry.length or end > entry.segment.capacity:
-            raise EngineError(
-                f"a span of {len(span.token_ids)} tokens at {span.start} does not continue a sequence of "
-                f"{entry.length} tokens with room for {entry.segment.capacity}."
-            )
-        if span.branches is None:
-            return
-        limits = self.capabilities
-        count = len(span.branches.token_ids)
-        if count > limits.max_branch_tokens:
-            raise EngineError(f"branches of {count} tokens are more than {limits.max_branch_tokens}.")
-        try:
-            depth = check_branches(span.branches)
-        except ValueError as error:
-            raise EngineError(f"branches that are no trees: {error}") from error
-        if end + depth > limits.max_positions:
-            raise EngineError(
-                f"branches of depth {depth} behind {end} tokens go past the {limits.max_positions} positions."
-            )
 
     def close(self) -> None:
         self._store.clear()

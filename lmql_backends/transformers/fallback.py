@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from dcmodel.engine import Capabilities, Engine, GenerateBatch
+from dcmodel.engine import Capabilities, Engine, GenerateBatch, check_span
 from dcmodel.errors import EngineError
 from lmql_backends.transformers.packed import selects_rows
 from lmql_backends.transformers.sampler import TorchLogitRows, Workspace
@@ -89,13 +89,9 @@ class PlainEngine(Engine):
     def forward(self, batch: GenerateBatch) -> TorchLogitRows:
         states = [self._sequences[span.sequence] for span in batch.spans]
         for span, state in zip(batch.spans, states, strict=True):
-            if span.start != len(state.token_ids) or span.start + len(span.token_ids) > state.room:
-                raise EngineError(
-                    f"a span of {len(span.token_ids)} tokens at {span.start} does not continue a sequence of "
-                    f"{len(state.token_ids)} tokens with room for {state.room}."
-                )
             if span.branches is not None:
                 raise EngineError("this engine computes no branches (max_branch_tokens is 0).")
+            check_span(span, len(state.token_ids), state.room, self.capabilities)
         rows: list[Tensor] = []
         computed = False
         try:

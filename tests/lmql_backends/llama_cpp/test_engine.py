@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fakes.trees import paths, random_parents
 
 from dcmodel.engine import Branches, GenerateBatch
 from dcmodel.errors import EngineError
@@ -19,13 +20,7 @@ def random_ids(rng, count, vocab_size):
 
 
 def random_tree(rng, count, vocab_size, *, bushy=0.5):
-    """Depth first: a token grows on the last one, on one of its ancestors, or behind the sequence."""
-    parents, path = [], []
-    for place in range(count):
-        if rng.random() < bushy:
-            del path[int(rng.integers(0, len(path) + 1)) :]
-        parents.append(path[-1] if path else -1)
-        path.append(place)
+    parents = random_parents(rng, count, bushy=bushy)
     return Branches(random_ids(rng, count, vocab_size), parents, range(count))
 
 
@@ -33,9 +28,7 @@ def expected(reference, text, span):
     """The wanted rows of a span whose sequence has the tokens `text` afterwards."""
     rows = [reference(text)[span.start + offset] for offset in span.wanted]
     if span.branches is not None:
-        ways = []
-        for token_id, parent in zip(span.branches.token_ids, span.branches.parents, strict=True):
-            ways.append([*(ways[parent] if parent >= 0 else []), token_id])
+        ways = paths(span.branches)
         rows += [reference([*text, *ways[offset]])[-1] for offset in span.branches.wanted]
     return np.array(rows).reshape(-1, reference.vocab_size)
 

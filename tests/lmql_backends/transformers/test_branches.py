@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from fakes.trees import paths, random_parents
 from test_packed_engine import TOLERANCE, Reference, check, make_engine, random_ids, step
 from tiny_models import VOCAB_SIZE, make_model
 
@@ -16,23 +17,8 @@ NAMES = ["llama", "mistral", "gemma2", "gemma3", "gpt_oss", "gpt2", "qwen2-slidi
 
 
 def random_tree(rng, count, *, bushy=0.5):
-    """Depth first: a token grows on the last one, on one of its ancestors, or behind the sequence."""
-    parents: list[int] = []
-    path: list[int] = []
-    for place in range(count):
-        if rng.random() < bushy:
-            del path[int(rng.integers(0, len(path) + 1)) :]
-        parents.append(path[-1] if path else -1)
-        path.append(place)
+    parents = random_parents(rng, count, bushy=bushy)
     return Branches(random_ids(rng, count), parents, range(count))
-
-
-def paths(branches):
-    """The tokens from the end of the sequence to each token, itself included."""
-    found: list[list[int]] = []
-    for token_id, parent in zip(branches.token_ids, branches.parents, strict=True):
-        found.append([*(found[parent] if parent >= 0 else []), token_id])
-    return found
 
 
 def logprobs(engine, spans):

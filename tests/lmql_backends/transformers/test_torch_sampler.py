@@ -2,55 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 from fakes.plain_sampler import PlainLogitRows
+from fakes.sample_plans import NO_TRIPLES, make_plan, pack, random_triples
 
-from dcmodel.logits import SampledRows, SamplePlan
+from dcmodel.logits import SampledRows
 from dcmodel.mask import mask_words
 from lmql_backends.transformers.sampler import TorchLogitRows, Workspace
 from lmql_backends.transformers.scoring import _score_device, _score_host
 
-NO_TRIPLES = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
-
-
-def make_plan(rows, vocab_size, **changes):
-    size = len(rows)
-    plan = SamplePlan(
-        rows=np.asarray(rows, dtype=np.int64),
-        bitmask=np.full((size, mask_words(vocab_size)), -1, dtype=np.int32),
-        is_masked=np.zeros(size, dtype=np.bool_),
-        temperature=np.zeros(size, dtype=np.float32),
-        top_k=np.zeros(size, dtype=np.int64),
-        top_p=np.ones(size, dtype=np.float32),
-        min_p=np.zeros(size, dtype=np.float32),
-        uniform=np.zeros(size),
-        repetition=NO_TRIPLES,
-        bias=NO_TRIPLES,
-        want_logprobs=True,
-        top_logprobs=0,
-    )
-    return dataclasses.replace(plan, **changes)
-
-
-def pack(allowed):
-    size, vocab_size = allowed.shape
-    bits = np.zeros((size, mask_words(vocab_size) * 32), dtype=np.uint8)
-    bits[:, :vocab_size] = allowed
-    return np.packbits(bits, axis=1, bitorder="little").view(np.int32)
-
 
 def torch_rows(logits, dtype=torch.float32):
     return TorchLogitRows(torch.from_numpy(logits).to(dtype), Workspace(torch.device("cpu")))
-
-
-def random_triples(rng, size, vocab_size, low, high):
-    pairs = np.unique(rng.integers(0, [size, vocab_size], size=(size * 6, 2)), axis=0)
-    values = rng.uniform(low, high, len(pairs)).astype(np.float32)
-    return pairs[:, 0], pairs[:, 1], values
 
 
 def random_plan(rng, num_rows, vocab_size, *, in_order=False):
