@@ -30,6 +30,9 @@ class Capabilities:
     """Most tokens of `Branches` behind one sequence in one forward; 0: it computes none."""
     max_batch_rows: int = 1 << 20
     """Most rows of logits in one forward: they take memory."""
+    idle_tokens: int | None = None
+    """Where KV that lies idle costs time in each forward: after how many computed tokens it has cost as much
+    as computing it anew. None: it costs nothing."""
 
 
 @dataclass(slots=True)

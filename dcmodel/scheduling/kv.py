@@ -21,6 +21,7 @@ class KVManager:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._cache = PrefixCache()
+        self._idle_tokens = engine.capabilities.idle_tokens
 
     def must_wait_for_prefix(self, sequence: Sequence) -> bool:
         """Whether another sequence is just computing what this one begins with."""
@@ -82,6 +83,19 @@ class KVManager:
         else:
             self._cache.retire(entry, sequence.token_ids[: sequence.computed])
         sequence.entry = None
+
+    def count_computed(self, num_tokens: int) -> None:
+        """So many tokens are computed in the next forward: let go of idle KV that slows it down.
+
+        Where idle KV costs time (`Capabilities.idle_tokens`), an entry is kept until it has cost what
+        computing it anew would cost: never more than twice the best that one who knows the future could do
+        (the ski rental problem; Karlin et al. 1988, "Competitive snoopy caching").
+        """
+        self._cache.clock += num_tokens
+        if self._idle_tokens is None:
+            return
+        while (entry := self._cache.pop_older(self._idle_tokens)) is not None:
+            self._engine.free(entry.handle)
 
     def _take_over(self, sequence: Sequence, donor: Entry, reuse: int) -> bool:
         """An idle entry becomes the sequence's own, without a copy."""

@@ -20,6 +20,8 @@ class Entry:
     token_ids: tuple[int, ...]
     computed: int
     idle: bool = False
+    last_used: int = 0
+    """When it became idle, or was last copied from: a reading of the cache's clock."""
     node: _Node | None = None
 
 
@@ -55,6 +57,8 @@ class PrefixCache:
     def __init__(self) -> None:
         self._root = _Node((), None)
         self._idle: OrderedDict[int, Entry] = OrderedDict()
+        self.clock = 0
+        """How many tokens were computed so far; the owner sets it."""
 
     def __len__(self) -> int:
         """Number of idle entries."""
@@ -72,6 +76,7 @@ class PrefixCache:
         entry.token_ids = tuple(token_ids)
         entry.computed = len(entry.token_ids)
         entry.idle = True
+        entry.last_used = self.clock
         self._link(entry)
         self._idle[entry.handle] = entry
 
@@ -84,7 +89,16 @@ class PrefixCache:
     def touch(self, entry: Entry) -> None:
         """Mark an idle entry as just used."""
         if entry.idle:
+            entry.last_used = self.clock
             self._idle.move_to_end(entry.handle)
+
+    def pop_older(self, age: int) -> Entry | None:
+        """Remove and return an idle entry that was unused while more than `age` tokens were computed."""
+        oldest = next(iter(self._idle.values()), None)
+        if oldest is None or self.clock - oldest.last_used <= age:
+            return None
+        self.remove(oldest)
+        return oldest
 
     def pop_oldest(self, keep: Entry | None = None) -> Entry | None:
         """Remove and return the idle entry that was unused for longest, except `keep`."""

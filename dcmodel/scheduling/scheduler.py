@@ -124,6 +124,7 @@ class Scheduler:
         finished = self._retire()
         batch, active = self._plan()
         if active:
+            self._kv.count_computed(batch.num_tokens)
             self._step.run(batch, active)
             self._restart(active)
         finished += self._retire()

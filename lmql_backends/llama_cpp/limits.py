@@ -20,6 +20,8 @@ KV_TOKENS, EXACT_KV_TOKENS = 8192, 4096
 KV_SHARE = 0.5
 LOGIT_BYTES = 64 << 20
 LEAST_ROWS = 16
+# Looking at one cell is slower per FLOP than multiplying a batch with weights, so idle cells pay back less.
+LOOK_EFFICIENCY, LEAST_IDLE_TOKENS = 0.2, 512
 FLOAT_BYTES = 4
 # A recurrent model has no limit of its own.
 UNLIMITED_POSITIONS = 32768
@@ -48,7 +50,17 @@ def choose_capabilities(model: LlamaModel, options: LoadOptions, chosen: LlamaOp
         max_branch_tokens=min(num_leaves, batch_tokens),
         # Each decoding sequence needs its row in any case.
         max_batch_rows=max(LEAST_ROWS, max_sequences, LOGIT_BYTES // (model.vocab_size * FLOAT_BYTES)),
+        idle_tokens=_idle_tokens(model) if chosen.is_unified else None,
     )
+
+
+def _idle_tokens(model: LlamaModel) -> int:
+    """Every token passes over all cells of the one cache, also those that lie idle. How many do so until that
+    has cost as much as computing what lies there: FLOPs of a token over FLOPs of a look at a cell."""
+    c, handle = model.lib.c, model.handle
+    token = 2 * int(c.llama_model_n_params(handle))
+    cell = 4 * int(c.llama_model_n_embd(handle)) * int(c.llama_model_n_layer(handle))
+    return max(LEAST_IDLE_TOKENS, int(LOOK_EFFICIENCY * token / max(1, cell)))
 
 
 def _is_recurrent(model: LlamaModel) -> bool:

@@ -43,6 +43,7 @@ class FakeEngine(Engine):
     max_batch_tokens: int = 256
     max_branch_tokens: int = 64
     max_batch_rows: int = 1024
+    idle_tokens: int | None = None
     nan_token: int = -1
     """A context that holds this token gives NaN."""
     crash_token: int = -1
@@ -63,6 +64,7 @@ class FakeEngine(Engine):
             max_batch_tokens=self.max_batch_tokens,
             max_branch_tokens=self.max_branch_tokens,
             max_batch_rows=self.max_batch_rows,
+            idle_tokens=self.idle_tokens,
         )
 
     def allocate(self, length: int) -> int | None:

@@ -56,6 +56,22 @@ def test_idle_entries_are_evicted_least_recently_used_first():
     assert cache.match([0, 7]) is None
 
 
+def test_an_idle_entry_ages_while_tokens_are_computed_and_none_looks_at_it():
+    cache = PrefixCache()
+    entries = [cache.insert(handle, [handle, 7], 2) for handle in range(3)]
+    for entry in entries[:2]:
+        cache.retire(entry, entry.token_ids)
+    cache.clock = 100
+    assert cache.pop_older(100) is None
+    cache.touch(entries[0])
+    cache.clock = 150
+    assert cache.pop_older(100) is entries[1]
+    assert cache.pop_older(100) is None
+    cache.clock = 201
+    assert cache.pop_older(100) is entries[0]
+    assert cache.pop_older(100) is None, "a running entry has no age"
+
+
 def test_a_retired_entry_is_found_by_all_that_it_computed():
     cache = PrefixCache()
     entry = cache.insert(0, [1, 2], 0)

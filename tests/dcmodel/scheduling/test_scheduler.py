@@ -78,6 +78,28 @@ async def test_idle_prefixes_give_way_to_new_requests(opened):
     assert len(engine.sequences) <= 4
 
 
+async def test_where_idle_kv_costs_time_it_goes_when_it_has_cost_as_much_as_it_saves(opened):
+    model, engine = opened(idle_tokens=100)
+    first = ids(*range(3, 43), max_tokens=2)
+    await run_one(model, first)
+    await run_one(model, ids(*range(103, 143), max_tokens=2))
+    assert (await run_one(model, first)).usage.cached_tokens == 39, "it was used in time"
+    await run_one(model, ids(*range(203, 263), max_tokens=50))
+    assert (await run_one(model, first)).usage.cached_tokens == 0
+    assert len(engine.sequences) == 2
+
+
+async def test_sessions_that_take_turns_keep_their_kv_where_it_costs_time(opened):
+    model, engine = opened(idle_tokens=100)
+    sessions = [await model.session(ids(*range(3 + i, 43 + i), max_tokens=20)) for i in range(8)]
+    await asyncio.gather(*(session.step() for session in sessions))
+    before = sum(batch.num_tokens for batch in engine.batches)
+    for _ in range(10):
+        for session in sessions:
+            await session.step()
+    assert sum(batch.num_tokens for batch in engine.batches) - before == 80, "one token each"
+
+
 async def test_under_pressure_sequences_are_recomputed_and_nothing_changes(opened):
     roomy, _ = opened()
     tight, engine = opened(max_sequences=8, kv_tokens=160, max_positions=150)
