@@ -1,0 +1,398 @@
+"""The messages of LMTP version 2. A frame is a list of them; JSON and MessagePack have the same fields.
+
+Every conversation has a number, `id`, that the client chose and does not use again on this connection: a
+stream of tokens, a question, or a session. Messages of one conversation keep their order. Fields that have
+their default are left out; unknown fields are ignored, so that a peer may be newer.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from dcmodel.types import Certificate, SamplingParams, Usage
+
+VERSION = 2
+Id = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+
+
+class Message(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag_field="type", tag=str.lower
+):
+    """Base of all messages; the tag is the class's name in small letters."""
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Base of what messages consist of."""
+
+
+class Mask(Part):
+    """Which tokens a caller allows; the shortest of three forms."""
+
+    form: str
+    """``bits``: packed int32 words, lowest bit first, 1 = allowed. ``allow``, ``ban``: ids."""
+    data: bytes
+    """Little-endian; ids are uint32."""
+
+
+class Top(Part):
+    """The likeliest tokens of one place, likeliest first."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+class Columns(Part):
+    """What is known of consecutive tokens of an output; lists have one item per token, or are empty."""
+
+    token_ids: list[int]
+    texts: list[str] = []
+    """What each adds to the text: whole characters only."""
+    forced: list[int] = []
+    """Offsets, ascending, of those that the constraint left no choice about."""
+    raw: list[float] = []
+    masked: list[float] = []
+    """Empty where they are those in `raw`."""
+    log_mass: list[float] = []
+    """Empty where all are 0."""
+    top_raw: list[Top] = []
+    top_masked: list[Top] = []
+
+
+class Scores(Part):
+    """Of one continuation."""
+
+    logprobs: list[float]
+    ranks: list[int]
+    tops: list[Top] = []
+
+
+class Distribution(Part):
+    """Of one next token; arrays as bytes, little-endian."""
+
+    raw: bytes
+    """float32 [k]"""
+    log_mass: float
+    token_ids: bytes = b""
+    """int32 [k]; empty: the whole vocabulary in the order of the ids."""
+    allowed: bytes = b""
+    """Of the whole vocabulary: bits of what the mask allows; empty: everything."""
+
+
+# -- from the client ---------------------------------------------------------------------------------
+
+
+class Hello(Message):
+    """The first message of a connection."""
+
+    versions: list[int]
+    peer: str = ""
+    """Name and version of the client, for logs."""
+
+
+class Describe(Message):
+    """What stands behind a name? Answer: `Described`."""
+
+    id: Id
+    model: str = ""
+    """Empty: the server's first one."""
+
+
+class GetTokenizer(Message):
+    """Answer: `TokenizerFile`."""
+
+    id: Id
+    model: str = ""
+
+
+class Request(Part):
+    """What a stream or a session is to be; the fields of `GenerateRequest`."""
+
+    prompt: list[TokenId] | str
+    """Token ids, or a text that the server encodes."""
+    sampling: SamplingParams = SamplingParams()
+    constraint: dict[str, Any] | None = None
+    """As `Constraint.to_dict` has it."""
+    stop: list[str] = []
+    include_stop: bool = False
+    max_tokens: Count = 256
+    logprobs: bool = True
+    top_logprobs: Count = 0
+    healed: str = ""
+    canonical: bool = False
+    ignore_eos: bool = False
+    model: str = ""
+    fingerprint: str = ""
+    """Of the client's vocabulary, where token ids are sent: another one than the server's is an error."""
+
+
+class Generate(Message):
+    """Answers: `Tokens` …, then `Done` or `Failed`."""
+
+    id: Id
+    request: Request
+    received: list[TokenId] = []
+    """Resuming: what the client has of the output already. The answer goes on behind it."""
+    credit: Count | None = None
+    """How many tokens may be sent before more `Credit` comes; None: any number."""
+
+
+class Score(Message):
+    """Answer: `Scored` or `Failed`."""
+
+    id: Id
+    prompt: list[TokenId]
+    continuations: list[list[TokenId]] = []
+    top_logprobs: Count = 0
+    prompt_logprobs: Count | None = None
+    model: str = ""
+    fingerprint: str = ""
+
+
+class NextTokens(Message):
+    """Answer: `Distributions` or `Failed`."""
+
+    id: Id
+    prefixes: list[list[TokenId]]
+    masks: list[Mask | None] | None = None
+    k: Count | None = None
+    model: str = ""
+    fingerprint: str = ""
+
+
+class Open(Message):
+    """Open a session. Answer: `Opened` or `Failed`; the messages below need not wait for it."""
+
+    id: Id
+    request: Request
+    forked: list[Count] = []
+    """Resuming: the numbers of the forks that led here from the first session, and of those made here."""
+
+
+class Append(Message):
+    """No answer; what is wrong with it is the answer to the next message that has one."""
+
+    id: Id
+    token_ids: list[TokenId]
+    forced: bool = False
+
+
+class Rollback(Message):
+    """No answer."""
+
+    id: Id
+    count: Count
+
+
+class Fork(Message):
+    """A new session `to` in the same state as `id`. No answer."""
+
+    id: Id
+    to: Id
+
+
+class Step(Message):
+    """Draw the next token and append it. Answer: `Stepped` or `Failed`."""
+
+    id: Id
+    mask: Mask | None = None
+    sampling: SamplingParams | None = None
+    """Instead of the session's own, for this token."""
+    attempt: Count = 0
+    """Which random number of this place is used: a client that refused a token asks again with the next."""
+    known: Count = 0
+    """Of how many tokens of the output the client has log-probabilities: the answer has those behind."""
+
+
+class Look(Message):
+    """The distribution of the next token, which is not drawn. Answer: `Looked` or `Failed`."""
+
+    id: Id
+    mask: Mask | None = None
+    k: Count | None = None
+    known: Count = 0
+
+
+class Settle(Message):
+    """Score what was appended. Answer: `Stepped` without a drawn token, or `Failed`."""
+
+    id: Id
+    known: Count = 0
+
+
+class Cancel(Message):
+    """End a stream or a question (it answers as it would have, early), or close a session (no answer)."""
+
+    id: Id
+
+
+class Credit(Message):
+    """So many more tokens of a stream may be sent."""
+
+    id: Id
+    tokens: Count
+
+
+ClientMessage = (
+    Hello
+    | Describe
+    | GetTokenizer
+    | Generate
+    | Score
+    | NextTokens
+    | Open
+    | Append
+    | Rollback
+    | Fork
+    | Step
+    | Look
+    | Settle
+    | Cancel
+    | Credit
+)
+
+
+# -- from the server ---------------------------------------------------------------------------------
+
+
+class Welcome(Message):
+    """The answer to `Hello`."""
+
+    version: int
+    server: str
+    """Name and version, for logs."""
+    max_frame_bytes: int
+    max_streams: int
+    """Conversations that may be open at a time on a connection."""
+    models: list[str] = []
+
+
+class Described(Message):
+    """`ModelInfo` and what a client must know of the vocabulary."""
+
+    id: Id
+    name: str
+    backend: str
+    vocab_size: int
+    """Width of a logit row."""
+    max_positions: int
+    fingerprint: str
+    eos_token_ids: list[int] = []
+    device: str = ""
+    dtype: str = ""
+    details: dict[str, str] = {}
+    chat_template: str = ""
+    can_heal: bool = False
+
+
+class TokenizerFile(Message):
+    """A tokenizer as bytes; `tokenizers.py` makes and reads it."""
+
+    id: Id
+    form: str
+    data: bytes
+    fields: dict[str, Any] = {}
+
+
+class Tokens(Message):
+    """News of a stream."""
+
+    id: Id
+    at: int
+    """Place in the output of the first of them: nothing is lost or doubled unnoticed."""
+    columns: Columns
+
+
+class Done(Message):
+    """The end of a stream."""
+
+    id: Id
+    tokens: int
+    """Length of the whole output."""
+    finish_reason: str
+    stop_reason: str
+    usage: Usage
+    certificate: Certificate
+    text: str = ""
+    """What the end adds to the text behind the last token's."""
+
+
+class Scored(Message):
+    id: Id
+    usage: Usage
+    continuations: list[Scores] = []
+    prompt: Scores | None = None
+
+
+class Distributions(Message):
+    id: Id
+    items: list[Distribution]
+
+
+class Opened(Message):
+    id: Id
+    max_tokens: int
+    """How many tokens may stand behind the prompt."""
+
+
+class Stepped(Message):
+    """What a session knows of its output behind the client's `known` tokens; the drawn one is the last."""
+
+    id: Id
+    columns: Columns
+    finish_reason: str = ""
+    stop_reason: str = ""
+
+
+class Looked(Message):
+    id: Id
+    distribution: Distribution
+    columns: Columns
+
+
+class Failed(Message):
+    """The end of a stream or a question by an error, or (session) the answer to one message."""
+
+    id: Id
+    code: str
+    """The name of a class of `dcmodel.errors` without ``Error``, with underscores (`errors.py`)."""
+    message: str
+    remedy: str = ""
+    retryable: bool = False
+    retry_after: float | None = None
+    """Seconds."""
+    details: dict[str, Any] = {}
+
+
+class BadFrame(Message):
+    """A frame, or a message in it, that could not be read; the rest goes on."""
+
+    message: str
+    id: Id | None = None
+
+
+class GoAway(Message):
+    """The server takes nothing new: it is about to end. What runs goes on."""
+
+    reason: str
+    retry_after: float | None = None
+
+
+ServerMessage = (
+    Welcome
+    | Described
+    | TokenizerFile
+    | Tokens
+    | Done
+    | Scored
+    | Distributions
+    | Opened
+    | Stepped
+    | Looked
+    | Failed
+    | BadFrame
+    | GoAway
+)

@@ -1,0 +1,1 @@
+"""The server's side: connections over `DcModel`s, the ASGI application, and what guards them."""

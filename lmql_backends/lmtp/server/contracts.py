@@ -1,0 +1,65 @@
+"""What the parts of the server agree on: models by name, HTTP requests and answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+
+from dcmodel.llm import LLM
+from dcmodel.model import DcModel
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model under the name that clients use."""
+
+    name: str
+    model: DcModel
+    llm: LLM
+    """Over the same model, for texts and chat templates."""
+
+
+class Models(ABC):
+    """Models by name; some may be loaded when they are first asked for, and unloaded when nobody uses them."""
+
+    @abstractmethod
+    def names(self) -> Sequence[str]:
+        """Those that clients may ask for; the first is the default."""
+
+    @abstractmethod
+    def use(self, name: str) -> AbstractAsyncContextManager[ServedModel]:
+        """The model, which stays loaded inside the context. An empty name is the default.
+
+        Raises `ModelNotFoundError` for a name that is not served, what loading raises, and
+        `OverloadedError` where nothing new is taken.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """One request whose body has been read whole, within the server's limit."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Names in small letters."""
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """An answer; a body that is an iterator is sent as it comes, and closed if the client goes away."""
+
+    status: int = 200
+    body: bytes | AsyncIterator[bytes] = b""
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[[HttpRequest], Awaitable[HttpResponse]]
+"""Cancelled when the client goes away before it has answered."""
+Routes = Mapping[tuple[str, str], Handler]
+"""By method and path, such as ``("POST", "/v1/completions")``; every one needs the token."""
