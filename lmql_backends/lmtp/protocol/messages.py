@@ -19,13 +19,11 @@ TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 
 
-class Message(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag_field="type", tag=str.lower
-):
+class Message(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False, tag_field="type", tag=str.lower):
     """Base of all messages; the tag is the class's name in small letters."""
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class Part(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """Base of what messages consist of."""
 
 

@@ -22,7 +22,7 @@ class ServedModel:
 
 
 class Models(ABC):
-    """Models by name; some may be loaded when they are first asked for, and unloaded when nobody uses them."""
+    """Models by name; some may be loaded when first asked for, and unloaded when nobody uses them."""
 
     @abstractmethod
     def names(self) -> Sequence[str]:
