@@ -13,6 +13,7 @@
     │   ├── BackendNotFoundError              no backend of that name, or none fits
     │   ├── ModelNotFoundError                no model under that name
     │   ├── ModelLoadError                    the model is there, and broken or too large
+    │   ├── UnauthorizedError                 a server wants a token, or another one
     │   └── SettingError                      a DCMODEL_* variable has a bad value
     ├── CapabilityError                       this backend cannot do that, and says why
     └── GenerationError                       one request failed while it ran; others go on
@@ -20,7 +21,9 @@
         ├── DeadEndError                      the constraint allows no further token
         ├── ConstraintRuntimeError            a matcher, or the caller's own function, failed
         ├── EngineError                       the engine failed in the middle of a step
-        ├── OverloadedError                   the queue is full                  (a retry can help)
+        ├── RetryableError                    a retry can help
+        │   ├── OverloadedError               the queue is full
+        │   └── ConnectionLostError           the other side is gone
         ├── RequestCancelledError             the request was cancelled
         └── ModelClosedError                  the model was closed
 
@@ -101,6 +104,10 @@ class ModelLoadError(SetupError):
     """The model was found and cannot be loaded."""
 
 
+class UnauthorizedError(SetupError):
+    """A server wants a token, or another one than it got."""
+
+
 class SettingError(SetupError):
     """An environment variable holds a bad value."""
 
@@ -129,10 +136,22 @@ class EngineError(GenerationError):
     """The engine failed in the middle of a step."""
 
 
-class OverloadedError(GenerationError):
-    """Too many requests are waiting."""
+class RetryableError(GenerationError):
+    """What may go well later. ``retry_after``: in how many seconds, where that is known."""
 
     retryable = True
+
+    def __init__(self, message: str, *, remedy: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.retry_after = retry_after
+
+
+class OverloadedError(RetryableError):
+    """Too many requests are waiting."""
+
+
+class ConnectionLostError(RetryableError):
+    """The connection, or the process at its end, is gone, and the request could not be resumed."""
 
 
 class RequestCancelledError(GenerationError):

@@ -44,6 +44,10 @@ class Session(ABC):
         """Raw log-probabilities of `token_ids`, of as many as are known: appended tokens are scored by the
         next `step` or `logprobs`, at no cost of their own."""
 
+    @abstractmethod
+    def known(self, start: int) -> tuple[TokenLogprobs, ...]:
+        """What is known of `token_ids` from the one at `start` on, of as many as `token_logprobs` covers."""
+
     @property
     def raw_logprob(self) -> float:
         """The sum of `token_logprobs`."""
@@ -108,11 +112,14 @@ class Session(ABC):
     # -- asking the model --------------------------------------------------------------------------
 
     @abstractmethod
-    async def step(self, mask: Answer = None, *, sampling: SamplingParams | None = None) -> TokenStep:
+    async def step(
+        self, mask: Answer = None, *, sampling: SamplingParams | None = None, attempt: int = 0
+    ) -> TokenStep:
         """Draw the next token under the constraint and `mask`, and append it.
 
-        `sampling` instead of the session's own, for this token. Raises `InvalidRequestError` past the end,
-        `DeadEndError` where nothing is allowed.
+        `sampling` instead of the session's own, for this token. `attempt`: which random number of this place
+        is used; who takes a token back because nothing can follow it draws again with the next one. Raises
+        `InvalidRequestError` past the end, `DeadEndError` where nothing is allowed.
         """
 
     @abstractmethod

@@ -99,6 +99,10 @@ class GenerateRequest:
     """Refuse tokens that the tokenizer itself would not put one after the other."""
     ignore_eos: bool = False
     """Go on past end-of-sequence tokens (benchmarks); not together with a constraint."""
+    resumed: tuple[int, ...] = ()
+    """The beginning of the output, which exists already: a stream that goes on after a lost connection. What
+    follows is what would have followed without the interruption (where greedy, or with the same seed). The
+    stream begins behind it; the completion covers the whole output, with NaN for these log-probabilities."""
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:

@@ -150,6 +150,7 @@ class LocalDcModel(DcModel):
             sampling=request.sampling,
             matcher=self._matchers.matcher(request),
             want_logprobs=request.logprobs or request.top_logprobs > 0,
+            resumed=request.resumed,
             **self._bounds(request),
         )
 
@@ -176,6 +177,7 @@ class LocalDcModel(DcModel):
     def _check_generation(self, request: GenerateRequest) -> None:
         self._check_prompt(request.prompt_ids)
         self._check_ids(tuple(request.sampling.logit_bias), "logit_bias token id")
+        self._check_ids(request.resumed, "resumed token id")
 
     def _check_prompt(self, prompt_ids: tuple[int, ...]) -> None:
         self._check_ids(prompt_ids, "prompt token id")

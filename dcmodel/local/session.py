@@ -16,7 +16,7 @@ from dcmodel.local.text import TextAssembler
 from dcmodel.local.turns import Turns
 from dcmodel.mask import TokenMask, check_token_ids
 from dcmodel.scheduling.look import Look
-from dcmodel.scheduling.randomness import SEED_MASK, child_seed
+from dcmodel.scheduling.randomness import MAX_ATTEMPT, SEED_MASK, child_seed
 from dcmodel.scheduling.sequence import LogprobRecord
 from dcmodel.scheduling.session_sequence import SessionSequence
 from dcmodel.session import Session
@@ -66,6 +66,9 @@ class LocalSession(Session):
     @property
     def token_logprobs(self) -> tuple[float, ...]:
         return tuple(record[0] for record in self._sequence.records)
+
+    def known(self, start: int) -> tuple[TokenLogprobs, ...]:
+        return tuple(map(token_logprobs, self._sequence.records[start:]))
 
     @property
     def raw_logprob(self) -> float:
@@ -146,15 +149,18 @@ class LocalSession(Session):
 
     # -- asking the model --------------------------------------------------------------------------
 
-    async def step(self, mask: Answer = None, *, sampling: SamplingParams | None = None) -> TokenStep:
+    async def step(
+        self, mask: Answer = None, *, sampling: SamplingParams | None = None, attempt: int = 0
+    ) -> TokenStep:
         self._check_open()
+        check_integer("attempt", attempt, low=0, high=MAX_ATTEMPT)
         sequence = self._sequence
         self._catch_up()
         own = sequence.sampling
         if sampling is not None:
             sequence.draw_by(sampling)
         try:
-            await self._advance(mask, None)
+            await self._advance(mask, None, attempt)
         finally:
             if sampling is not None:
                 sequence.draw_by(own)
@@ -191,9 +197,10 @@ class LocalSession(Session):
         whole = sequence.fork(sequence.seed)  # a judgement may use the matcher up
         return completion_of(whole, self._request, self._tokenizer, self.text, ending)
 
-    async def _advance(self, mask: Answer, look: Look | None) -> None:
+    async def _advance(self, mask: Answer, look: Look | None, attempt: int = 0) -> None:
         self._check_idle()
-        self._sequence.resume(mask=checked_mask(mask, self._tokenizer.vocab_size), look=look)
+        checked = checked_mask(mask, self._tokenizer.vocab_size)
+        self._sequence.resume(mask=checked, look=look, attempt=attempt)
         await self._go()
 
     async def _go(self) -> None:

@@ -27,7 +27,7 @@ class LocalStream(GenerateStream):
         self._error: DcModelError | None = None
         self._cancelled = False
         self._is_streaming = False
-        self._read = 0
+        self._read = len(request.resumed)
         self._text = TextAssembler(tokenizer, skip=len(request.healed.encode()))
         self._parts: list[str] = []
         self._result: Completion | None = None
@@ -35,6 +35,10 @@ class LocalStream(GenerateStream):
     def start(self, sequence: Sequence) -> None:
         """Hand the sequence to the scheduler (in the stream's loop)."""
         self._sequence = sequence
+        for token_id, releasable in zip(self._request.resumed, sequence.releasable_after, strict=False):
+            self._parts.append(self._text.push(token_id, releasable))
+        if self._read and sequence.ending is not None and self._read == sequence.output_length:
+            self._parts.append(self._text.finish(sequence.releasable_bytes))
         sequence.loop = self._loop
         sequence.notify = self._news.set
         sequence.cancelled = self._cancelled
@@ -116,7 +120,7 @@ class LocalStream(GenerateStream):
         place = self._read
         self._read += 1
         token_id = sequence.token_ids[sequence.prompt_length + place]
-        text = self._text.push(token_id, sequence.releasable_bytes)
+        text = self._text.push(token_id, sequence.releasable_after[place])
         ending = sequence.ending
         is_last = ending is not None and sequence.prompt_length + self._read == len(sequence.token_ids)
         if is_last:

@@ -9,6 +9,8 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 SEED_MASK = (1 << 64) - 1
+MAX_ATTEMPT = 1 << 20
+"""How often a number can be drawn anew at one place, at most."""
 
 
 def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.uint64]) -> NDArray[np.float64]:

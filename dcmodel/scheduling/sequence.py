@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
@@ -10,7 +11,13 @@ from typing import TYPE_CHECKING, TypedDict
 from dcmodel.constraint import Matcher
 from dcmodel.constraints import StopMatcher
 from dcmodel.engine import Span
-from dcmodel.errors import ConstraintRuntimeError, DcModelError, DeadEndError
+from dcmodel.errors import (
+    ConstraintRuntimeError,
+    ConstraintViolationError,
+    DcModelError,
+    DeadEndError,
+    InvalidRequestError,
+)
 from dcmodel.mask import TokenMask
 from dcmodel.scheduling.adjustments import LogitAdjustments
 from dcmodel.scheduling.look import Look
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
 TopRow = tuple[list[int], list[float]]
 LogprobRecord = tuple[float, float, float, TopRow | None, TopRow | None]
 """raw_logprob, masked_logprob, log_mass, likeliest before and after the mask."""
+UNKNOWN: LogprobRecord = (math.nan, math.nan, math.nan, None, None)
 
 
 MAX_BACKTRACKS = 1_000
@@ -67,8 +75,11 @@ class Sequence:
         want_logprobs: bool = True,
         top_logprobs: int = 0,
         given: tuple[int, ...] = (),
+        resumed: tuple[int, ...] = (),
     ) -> None:
-        """`limit`: longest length, prompt included. `given`: tokens to score instead of generating."""
+        """`limit`: longest length, prompt included. `given`: tokens to score instead of generating.
+        `resumed`: the beginning of the output (see `GenerateRequest`). Raises `ConstraintViolationError`
+        where the constraint refuses one of them, `InvalidRequestError` where they go past the end."""
         self.token_ids: list[int] = list(prompt_ids)
         self.prompt_length = len(prompt_ids)
         self.sampling = sampling
@@ -92,6 +103,7 @@ class Sequence:
         self.deferred_on: tuple[Entry, int] | None = None
 
         self.ready = self.prompt_length
+        self.num_resumed = len(resumed)
         self.forced: list[bool] = []
         self.banned: dict[int, set[int]] = {}
         """By place in `token_ids`: tokens that led, or would lead, into a dead end."""
@@ -107,6 +119,8 @@ class Sequence:
         self.ranks: list[int] = []
         self.releasable_bytes: int | None = None
         """How many bytes of output may be shown; None = all (no stop strings)."""
+        self.releasable_after: list[int | None] = []
+        """The same after each token: what a token adds to the text does not depend on when it is read."""
 
         self.ending: tuple[FinishReason, str] | None = None
         """Set when no further token will be drawn; the sequence may still have tokens to score."""
@@ -122,6 +136,8 @@ class Sequence:
         """A caller's own mask for the next token, on top of the constraint."""
         self.look: Look | None = None
         """Show the distribution of the next token instead of drawing it."""
+        self.attempt = 0
+        """Which random number of its place the next token is drawn with."""
         self.is_scoring = bool(given)
         if given:
             self.ending = (FinishReason.STOP, "given")
@@ -129,6 +145,7 @@ class Sequence:
             self.forced = [True] * len(given)
             self.prefill_length = len(self.token_ids) - 1
         else:
+            self._take_up(resumed)
             self._append_forced()
             if not want_logprobs:
                 self.ready = len(self.token_ids)
@@ -239,7 +256,8 @@ class Sequence:
 
         Raises `error` where there is nothing to take back, or too much has been.
         """
-        drawn = next((place for place in range(len(self.forced) - 1, -1, -1) if not self.forced[place]), None)
+        places = range(len(self.forced) - 1, self.num_resumed - 1, -1)
+        drawn = next((place for place in places if not self.forced[place]), None)
         if self.matcher is None or not self.holds_back or drawn is None or self.backtracks == MAX_BACKTRACKS:
             raise error
         self.backtracks += 1
@@ -263,6 +281,7 @@ class Sequence:
         self.banned = {where: tokens for where, tokens in self.banned.items() if where <= place}
         del self.token_ids[place:]
         del self.forced[drawn:]
+        del self.releasable_after[drawn:]
         del self.records[drawn:]
         del self.ranks[drawn:]
         self.ready = min(self.ready, place)
@@ -285,6 +304,28 @@ class Sequence:
         self.prefill_length = self.end
 
     # -- how text grows ----------------------------------------------------------------------------
+
+    def _take_up(self, resumed: tuple[int, ...]) -> None:
+        """Begin with tokens that exist already; nobody asks for their log-probabilities."""
+        for place, token_id in enumerate(resumed):
+            if self.ending is not None:
+                raise InvalidRequestError(
+                    f"token {token_id} at place {place} of the resumed output stands behind its end "
+                    f"({self.ending[1]}).",
+                    remedy="Resume with the tokens that the stream gave.",
+                )
+            if self.matcher is not None and self.matcher.advance([token_id]) != 1:
+                raise ConstraintViolationError(
+                    f"the constraint refuses token {token_id} at place {place} of the resumed output.",
+                    remedy="Resume with the tokens that the stream gave, and the same constraint.",
+                )
+            self._grow(token_id, forced=False)
+            if self.matcher is not None and self.ending is None and self.matcher.is_spent:
+                self.matcher = None
+        if resumed:
+            self.records = [UNKNOWN] * len(resumed) if self.want_logprobs else []
+            self.ready = len(self.token_ids)
+            self.prefill_length = self.end
 
     def _count_anew(self) -> None:
         """What penalties count, from the tokens as they are now."""
@@ -325,6 +366,7 @@ class Sequence:
     def _append(self, token_id: int, *, forced: bool) -> None:
         self.token_ids.append(token_id)
         self.forced.append(forced)
+        self.releasable_after.append(self.releasable_bytes)
         if self.adjustments is not None:
             self.adjustments.add(token_id)
 
@@ -333,10 +375,11 @@ class Sequence:
         if self.stop is not None:
             self.stop.advance([token_id])
             if self.stop.matched is not None:
-                self.releasable_bytes = self.stop.cut
+                self.releasable_bytes = self.releasable_after[-1] = self.stop.cut
                 self.ending = (FinishReason.STOP, f"stop:{self.stop.matched}")
                 return
         self._note_releasable()
+        self.releasable_after[-1] = self.releasable_bytes
         if self.matcher is not None and self.matcher.is_finished:
             self.ending = (FinishReason.STOP, "constraint")
         elif len(self.token_ids) >= self.limit:

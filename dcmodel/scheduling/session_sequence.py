@@ -47,9 +47,17 @@ class SessionSequence(Sequence):
 
     # -- between steps -----------------------------------------------------------------------------
 
-    def resume(self, *, mask: TokenMask | None = None, look: Look | None = None, draws: bool = True) -> None:
+    def resume(
+        self,
+        *,
+        mask: TokenMask | None = None,
+        look: Look | None = None,
+        draws: bool = True,
+        attempt: int = 0,
+    ) -> None:
         """Make it ready for its next step: one more token, a look at what it could be, or (`draws` False)
         only the scores of the tokens that have none."""
+        self.attempt = attempt
         self.status = Status.WAITING
         self.error = None
         self.cancelled = False
@@ -88,6 +96,7 @@ class SessionSequence(Sequence):
         other.seed = seed
         other.token_ids = self.token_ids.copy()
         other.forced = self.forced.copy()
+        other.releasable_after = self.releasable_after.copy()
         other.records = self.records.copy()
         other.ranks = []
         other.banned = {place: tokens.copy() for place, tokens in self.banned.items()}

@@ -197,8 +197,10 @@ def _sample_plan(work: _Work, bitmask: NDArray[np.int32], attempt: int = 0) -> S
 def _uniform(sequences: Seq[Sequence], attempt: int) -> NDArray[np.float64]:
     """Each row's random number follows from its seed, its place in the output, and how often it was drawn."""
     seeds = np.array([sequence.seed & SEED_MASK for sequence in sequences], dtype=np.uint64)
-    tries = attempt << 32
-    places = np.array([sequence.output_length + tries for sequence in sequences], dtype=np.uint64)
+    places = np.array(
+        [sequence.output_length + (attempt + sequence.attempt << 32) for sequence in sequences],
+        dtype=np.uint64,
+    )
     return uniforms(seeds, places)
 
 
