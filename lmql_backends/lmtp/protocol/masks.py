@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from dcmodel.constraints.mask_answers import Answer
 from dcmodel.errors import InvalidRequestError
+from dcmodel.local.session import checked_mask
 from dcmodel.mask import TokenMask, check_token_ids, mask_words, row_from_ids
 from lmql_backends.lmtp.protocol.messages import Mask
 
@@ -25,11 +27,18 @@ def to_wire(mask: TokenMask) -> Mask:
     return Mask(form=form, data=np.array(ids, dtype="<u4").tobytes())
 
 
+def answer_to_wire(answer: Answer, vocab_size: int) -> Mask | None:
+    """Whatever a caller may give as a mask. Raises what `Session.step` raises for it."""
+    mask = checked_mask(answer, vocab_size)
+    return None if mask is None else to_wire(mask)
+
+
 def from_wire(mask: Mask, vocab_size: int) -> TokenMask:
     """The mask over a vocabulary of `vocab_size` ids.
 
     Raises `InvalidRequestError` for an unknown form, a wrong length and a mask that allows nothing,
-    `TokenRangeError` for ids outside the vocabulary. Bits behind the vocabulary, in the last word, say nothing.
+    `TokenRangeError` for ids outside the vocabulary. Bits of the last word that are
+    behind the vocabulary say nothing.
     """
     if mask.form not in FORMS:
         raise InvalidRequestError(
