@@ -11,7 +11,7 @@ NotIn         a text without certain phrases
 Length        a number of characters, words or tokens
 PrefixOf      a beginning of a text; StartsWith: a text with such a beginning
 Template      fixed text with holes
-TokenSet      a number of tokens out of a set
+TokenSet      a number of tokens out of a set; FixedMask: every token out of one mask
 MaskFunction  a caller's own function per step
 And, Or, Not, Then   rules made of rules: ``a & b``, ``a | b``, ``~a``, ``a + b``
 """
@@ -20,6 +20,7 @@ from dcmodel.constraints.algebra import And, Not, Or, Then
 from dcmodel.constraints.cache import ConstraintCache
 from dcmodel.constraints.choice import Choice
 from dcmodel.constraints.explain_text import TextExplanation, explain_text
+from dcmodel.constraints.fixed_mask import FixedMask
 from dcmodel.constraints.grammar import Grammar
 from dcmodel.constraints.json_schema import JsonSchema
 from dcmodel.constraints.length import Length
@@ -38,6 +39,7 @@ __all__ = [
     "And",
     "Choice",
     "ConstraintCache",
+    "FixedMask",
     "Grammar",
     "Hole",
     "JsonSchema",

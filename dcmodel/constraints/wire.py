@@ -15,6 +15,7 @@ from typing import Any
 from dcmodel.constraint import Constraint
 from dcmodel.constraints.algebra.rules import MAX_DEPTH, And, Not, Or, Then
 from dcmodel.constraints.choice import Choice
+from dcmodel.constraints.fixed_mask import FixedMask
 from dcmodel.constraints.grammar import Grammar
 from dcmodel.constraints.json_schema import JsonSchema
 from dcmodel.constraints.length import Length
@@ -37,7 +38,7 @@ MAX_RULES = 10_000
 PLAIN_KINDS: Mapping[str, Callable[..., Constraint]] = {
     kind.kind: kind
     for kind in (
-        *(Choice, Grammar, JsonSchema, Length, NotIn, PrefixOf),
+        *(Choice, FixedMask, Grammar, JsonSchema, Length, NotIn, PrefixOf),
         *(Regex, StartsWith, Stop, TokenSet, Type, Until),
     )
 }

@@ -9,6 +9,7 @@ import pytest
 from dcmodel.constraint import Matcher
 from dcmodel.constraints import (
     Choice,
+    FixedMask,
     Grammar,
     JsonSchema,
     MaskFunction,
@@ -52,6 +53,7 @@ KINDS = {
     "stop": Stop(["STOP", "abc"]),
     "token set": TokenSet([97, 98, 256, 287], min_count=2, max_count=5),
     "token set forced": TokenSet([97], min_count=2),
+    "fixed mask": FixedMask(TokenMask.from_ids([97, 98, 256, 285, 286], 288)),
     "not in": NotIn(["abc", "ba", "é", "STOP", "aaaa"]),
     "not in much": NotIn([f"{a}{b}" for a in "abc" for b in "abcdef"]),
     "length": Length(2, 5),
@@ -283,6 +285,11 @@ def test_kinds_differ(constraint):
         {"kind": "token_set", "token_ids": [1], "min_count": "x"},
         {"kind": "token_set", "token_ids": [1], "max_count": 1.5},
         {"kind": "token_set", "token_ids": 3},
+        {"kind": "fixed_mask", "mask": "AAAA", "vocab_size": 288},
+        {"kind": "fixed_mask", "mask": "?", "vocab_size": 288},
+        {"kind": "fixed_mask", "mask": 5, "vocab_size": 288},
+        {"kind": "fixed_mask", "mask": "AQAAAA==", "vocab_size": True},
+        {"kind": "fixed_mask", "mask": "AAAAAA==", "vocab_size": 3},
         {"kind": "json_schema", "schema": 5},
         {"kind": "json_schema", "schema": {}, "whitespace": []},
         {"kind": "stop", "strings": ["a"], "include": "yes"},

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from dcmodel.constraints import MaskFunction, Stop, TokenSet, mask_function, watch_stops
+from dcmodel.constraints import FixedMask, MaskFunction, Stop, TokenSet, mask_function, watch_stops
 from dcmodel.constraints.mask_function import caller_loop
 from dcmodel.errors import ConstraintRuntimeError, DeadEndError, InvalidConstraintError, TokenRangeError
 from dcmodel.loop import background_loop
@@ -53,6 +53,39 @@ def test_a_set_of_one_forces_what_is_needed(small):
     assert matcher.is_accepting
     assert matcher.advance([97, 97]) == 1
     assert matcher.is_finished
+
+
+def fixed(small, *token_ids):
+    return FixedMask(TokenMask.from_ids(token_ids, 288)).compile(small).matcher()
+
+
+def test_a_fixed_mask_without_an_end_never_ends(small, masks):
+    matcher = fixed(small, 97, 98)
+    assert matcher.advance([97, 98, 285]) == 2
+    assert masks(matcher, small) == {97, 98}
+    assert not matcher.is_accepting
+    assert not matcher.is_finished
+
+
+def test_a_fixed_mask_of_one_token_forces_it(small):
+    assert fixed(small, 97).forced() == [97]
+    assert fixed(small, 285).forced() == []
+    assert fixed(small, 285).is_finished
+
+
+def test_a_fixed_mask_tells_ends_apart(small, masks):
+    matcher = fixed(small, 97, 286)
+    assert matcher.advance([285]) == 0
+    assert masks(matcher, small) == {97, 286}
+    assert matcher.advance([97, 286, 285]) == 2
+    assert masks(matcher, small) == {286}
+
+
+def test_a_fixed_mask_of_another_vocabulary_or_of_nothing_is_an_error(small):
+    with pytest.raises(InvalidConstraintError, match="over 7 tokens, and the vocabulary has 288"):
+        FixedMask(TokenMask.all(7)).compile(small)
+    with pytest.raises(InvalidConstraintError, match="allows no token"):
+        FixedMask(TokenMask.none(7))
 
 
 def failing(token_ids):

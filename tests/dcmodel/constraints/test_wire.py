@@ -24,8 +24,9 @@ from dcmodel import (
     Type,
     Until,
 )
-from dcmodel.constraints import from_dict, from_json, to_json, wire
+from dcmodel.constraints import FixedMask, from_dict, from_json, to_json, wire
 from dcmodel.errors import CapabilityError, InvalidConstraintError
+from dcmodel.mask import TokenMask
 
 RULES = {
     "choice": Choice(["yes", "no", "é\n"]),
@@ -41,6 +42,7 @@ RULES = {
     "length": Length(1, 20, "words"),
     "prefix_of": PrefixOf(["hello", "world"], minimum=2),
     "starts_with": StartsWith(["hello"]),
+    "fixed_mask": FixedMask(TokenMask.from_ids([1, 2, 40, 287], 288)),
     "token_set": TokenSet([1, 2, 3], min_count=2, max_count=5),
     "template": Template(["Name: ", Hole("name", Regex("[A-Z][a-z]+"), {"temperature": 0.5}), "."]),
     "and": Regex("[a-z]+") & NotIn(["x"]),
