@@ -12,8 +12,11 @@ from dcmodel import __version__
 from dcmodel.cli import backends, choose, demo, doctor, explain, generate, score, tokenize
 from dcmodel.cli.output import Output
 from dcmodel.errors import DcModelError, InvalidConstraintError, SetupError
+from dcmodel.registry import installed_entry_points
 
 COMMANDS = (generate, score, choose, explain, tokenize, backends, doctor, demo)
+COMMAND_GROUP = "dcmodel.commands"
+"""Entry points of further commands: modules with an `add_parser` like those above."""
 FAILED = 1
 INTERRUPTED = 130
 
@@ -29,6 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(commands)
+    for entry in sorted(installed_entry_points(COMMAND_GROUP), key=lambda entry: entry.name):
+        entry.load().add_parser(commands)
     return parser
 
 
