@@ -62,4 +62,5 @@ class HttpResponse:
 Handler = Callable[[HttpRequest], Awaitable[HttpResponse]]
 """Cancelled when the client goes away before it has answered."""
 Routes = Mapping[tuple[str, str], Handler]
-"""By method and path, such as ``("POST", "/v1/completions")``; every one needs the token."""
+"""By method and path, such as ``("POST", "/v1/completions")``; every one needs the token. A path that ends in
+``/*`` stands for all that begin so and have no entry of their own; the handler reads ``HttpRequest.path``."""
