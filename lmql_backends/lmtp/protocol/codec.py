@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
+import numpy as np
 
 from dcmodel.errors import InvalidRequestError
 from lmql_backends.lmtp.protocol.messages import BadFrame, ClientMessage, Part, ServerMessage
@@ -52,7 +53,7 @@ class Codec:
         self.subprotocol = SUBPROTOCOL_PREFIX + name
         self.is_text = is_text
         """Whether frames are text; `encode` then returns a `str`, else `bytes`."""
-        self._encode = format_.Encoder(enc_hook=_plain).encode
+        self._encode = format_.Encoder(enc_hook=plain).encode
         self._client = _Reader[ClientMessage](format_, ClientMessage)
         self._server = _Reader[ServerMessage](format_, ServerMessage)
 
@@ -136,12 +137,14 @@ def _complaint(what: str, error: Exception, id_: int | None = None) -> BadFrame:
     return BadFrame(message=f"{what} cannot be read: {reason[:300]}.", id=id_)
 
 
-def _plain(value: object) -> object:
-    """What msgspec does not know: read-only mappings (`SamplingParams.logit_bias`, constraints)."""
+def plain(value: object) -> object:
+    """What msgspec does not know: read-only mappings (`SamplingParams.logit_bias`), numpy's numbers."""
     if isinstance(value, MappingProxyType):
         return value.copy()
     if isinstance(value, Mapping):
         return dict(value)
+    if isinstance(value, np.generic):
+        return value.item()
     raise TypeError(f"a {type(value).__name__} cannot be sent")
 
 

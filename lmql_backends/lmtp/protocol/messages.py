@@ -48,16 +48,18 @@ class Columns(Part):
 
     token_ids: list[int]
     texts: list[str] = []
-    """What each adds to the text: whole characters only."""
+    """What each adds to the text: whole characters only. Empty where none adds anything."""
     forced: list[int] = []
     """Offsets, ascending, of those that the constraint left no choice about."""
     raw: list[float] = []
+    """Nats; ``numbers.py`` says what stands for minus infinity and NaN, here and below."""
     masked: list[float] = []
     """Empty where they are those in `raw`."""
     log_mass: list[float] = []
     """Empty where all are 0."""
     top_raw: list[Top] = []
     top_masked: list[Top] = []
+    """Empty where they are those in `top_raw`."""
 
 
 class Scores(Part):
@@ -78,6 +80,8 @@ class Distribution(Part):
     """int32 [k]; empty: the whole vocabulary in the order of the ids."""
     allowed: bytes = b""
     """Of the whole vocabulary: bits of what the mask allows; empty: everything."""
+    masked: bytes = b""
+    """float32 [k]; empty where it is, to the bit, ``raw - float32(log_mass)``, and -inf where not allowed."""
 
 
 # -- from the client ---------------------------------------------------------------------------------
@@ -234,23 +238,9 @@ class Credit(Message):
     tokens: Count
 
 
-ClientMessage = (
-    Hello
-    | Describe
-    | GetTokenizer
-    | Generate
-    | Score
-    | NextTokens
-    | Open
-    | Append
-    | Rollback
-    | Fork
-    | Step
-    | Look
-    | Settle
-    | Cancel
-    | Credit
-)
+Questions = Hello | Describe | GetTokenizer | Generate | Score | NextTokens
+SessionMessage = Open | Append | Rollback | Fork | Step | Look | Settle
+ClientMessage = Questions | SessionMessage | Cancel | Credit
 
 
 # -- from the server ---------------------------------------------------------------------------------
@@ -316,6 +306,10 @@ class Done(Message):
     certificate: Certificate
     text: str = ""
     """What the end adds to the text behind the last token's."""
+    whole_text: str | None = None
+    """Of a resumed stream: the text of the whole output."""
+    forced: list[int] = []
+    """Of a resumed stream: offsets in the whole output of the tokens that were forced, ascending."""
 
 
 class Scored(Message):
