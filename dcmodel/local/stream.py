@@ -8,7 +8,7 @@ from dcmodel.errors import DcModelError
 from dcmodel.local.completion import completion_of, token_logprobs
 from dcmodel.local.text import TextAssembler
 from dcmodel.model import GenerateStream
-from dcmodel.scheduling.scheduler import Scheduler
+from dcmodel.scheduling.runner import SequenceRunner
 from dcmodel.scheduling.sequence import Sequence, Status
 from dcmodel.types import Completion, GenerateRequest, TokenStep
 from dctokenizers import Tokenizer
@@ -17,10 +17,10 @@ from dctokenizers import Tokenizer
 class LocalStream(GenerateStream):
     """Reads a `Sequence` that the scheduler's thread writes; steps are made when they are asked for."""
 
-    def __init__(self, request: GenerateRequest, tokenizer: Tokenizer, scheduler: Scheduler) -> None:
+    def __init__(self, request: GenerateRequest, tokenizer: Tokenizer, runner: SequenceRunner) -> None:
         self._request = request
         self._tokenizer = tokenizer
-        self._scheduler = scheduler
+        self._runner = runner
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         self._sequence: Sequence | None = None
@@ -44,7 +44,7 @@ class LocalStream(GenerateStream):
         sequence.cancelled = self._cancelled
         sequence.is_armed = self._is_streaming
         try:
-            self._scheduler.submit([sequence])
+            self._runner.submit([sequence])
         except DcModelError as error:
             self.fail(error)
 
@@ -88,7 +88,7 @@ class LocalStream(GenerateStream):
     def cancel(self) -> None:
         self._cancelled = True
         if self._sequence is not None and self._sequence.status is not Status.FINISHED:
-            self._scheduler.cancel(self._sequence)
+            self._runner.cancel(self._sequence)
 
     def __del__(self) -> None:
         self.cancel()

@@ -7,7 +7,7 @@ from collections.abc import Sequence as Seq
 from weakref import WeakKeyDictionary
 
 from dcmodel.errors import DcModelError
-from dcmodel.scheduling.scheduler import Scheduler
+from dcmodel.scheduling.runner import SequenceRunner
 from dcmodel.scheduling.sequence import Sequence, Status
 from dcmodel.scheduling.session_sequence import SessionSequence
 
@@ -16,8 +16,8 @@ class Turns:
     """Runs sequences to their end, or to the end of their step. Tasks that were started together
     (``asyncio.gather``) share the first forward; nobody waits for a timer."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
+    def __init__(self, runner: SequenceRunner) -> None:
+        self._runner = runner
         self._waiting: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Sequence]] = WeakKeyDictionary()
 
     async def run(self, sequences: Seq[Sequence]) -> None:
@@ -38,7 +38,7 @@ class Turns:
             await _finished(sequences, news)
         except asyncio.CancelledError:
             for sequence in sequences:
-                self._scheduler.cancel(sequence)
+                self._runner.cancel(sequence)
             raise
 
     async def step(self, sequence: SessionSequence) -> None:
@@ -60,7 +60,7 @@ class Turns:
     def _submit(self, loop: asyncio.AbstractEventLoop) -> None:
         sequences = self._waiting.pop(loop)
         try:
-            self._scheduler.submit(sequences)
+            self._runner.submit(sequences)
         except DcModelError as error:
             for sequence in sequences:
                 sequence.error = error

@@ -16,6 +16,7 @@ from dcmodel.engine import Capabilities, Engine, GenerateBatch
 from dcmodel.errors import DcModelError, EngineError, ModelClosedError, OverloadedError
 from dcmodel.scheduling.kv import KVManager
 from dcmodel.scheduling.notify import notify_loops
+from dcmodel.scheduling.runner import SequenceRunner
 from dcmodel.scheduling.sequence import Sequence, Status
 from dcmodel.scheduling.step import Step
 
@@ -26,7 +27,7 @@ MAX_WAITING = 100_000
 ADMISSION_WINDOW = 128
 
 
-class Scheduler:
+class Scheduler(SequenceRunner):
     """Runs sequences to their end. `submit` and `cancel` may be called from any thread."""
 
     def __init__(self, engine: Engine, vocab_size: int, *, max_waiting: int = MAX_WAITING) -> None:

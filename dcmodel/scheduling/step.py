@@ -10,17 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcmodel.engine import Engine, GenerateBatch
-from dcmodel.errors import (
-    ConstraintRuntimeError,
-    DcModelError,
-    DeadEndError,
-    EngineError,
-    NonFiniteLogitsError,
-)
+from dcmodel.errors import EngineError, NonFiniteLogitsError
 from dcmodel.logits import Floats, Ints, LogitRows, SampledRows, SamplePlan, ScoredRows
-from dcmodel.mask import row_from_ids
 from dcmodel.scheduling.adjustments import bias_triples, repetition_triples
 from dcmodel.scheduling.candidates import CandidateSequence
+from dcmodel.scheduling.commits import (
+    MAX_DRAWS,
+    commit,
+    fail,
+    given_record,
+    leave_ways_out,
+    no_choice,
+    restrict,
+    too_many_draws,
+)
 from dcmodel.scheduling.look import likeliest, whole_vocabulary
 from dcmodel.scheduling.mask_filler import Failures, MaskFiller
 from dcmodel.scheduling.randomness import SEED_MASK, uniforms
@@ -29,9 +32,6 @@ from dcmodel.scheduling.tree_scores import TreeScores, score_trees
 from dcmodel.types import NextTokens
 
 logger = logging.getLogger(__name__)
-
-MAX_DRAWS = 64
-"""How often another token is drawn at one place because of dead ends."""
 
 
 @dataclass(slots=True)
@@ -64,7 +64,9 @@ class Step:
             rows = self._engine.forward(batch)
             is_computed = True
             bitmask, failures = self._masks.finish(len(work.drawing))
-            _restrict(work.drawing, bitmask)
+            for row, sequence in enumerate(work.drawing):
+                if sequence.mask is not None or sequence.banned:
+                    restrict(sequence, bitmask[row])
             sampled = rows.sample(_sample_plan(work, bitmask)) if work.drawing else None
             seen = _look(rows, work, bitmask)
             scored = _score(rows, work) if work.scoring else None
@@ -124,22 +126,6 @@ def _collect(batch: GenerateBatch, active: list[Sequence]) -> _Work:
     return work
 
 
-def _restrict(sequences: Seq[Sequence], bitmask: NDArray[np.int32]) -> None:
-    """Take out of the masks what the caller's own mask of a step refuses, and what leads nowhere."""
-    for row, sequence in enumerate(sequences):
-        if sequence.mask is not None:
-            words = sequence.mask.bits
-            if sequence.matcher is None:
-                bitmask[row] = 0
-                bitmask[row, : len(words)] = words
-            else:
-                bitmask[row, : len(words)] &= words
-                bitmask[row, len(words) :] = 0
-        if sequence.banned:
-            for token_id in sequence.banned.get(len(sequence.token_ids), ()):
-                bitmask[row, token_id // 32] &= ~np.uint32(1 << token_id % 32).view(np.int32)
-
-
 def _draw_again(rows: LogitRows, work: _Work, bitmask: NDArray[np.int32], refused: list[int]) -> None:
     """Draw other tokens where a constraint saw a dead end behind the one that was drawn.
 
@@ -153,24 +139,15 @@ def _draw_again(rows: LogitRows, work: _Work, bitmask: NDArray[np.int32], refuse
         bitmask = bitmask[refused]
         for row, sequence in enumerate(again.drawing):
             if sequence.is_cornered or attempt == MAX_DRAWS:
-                _leave_ways_out(sequence, bitmask[row])
-        _restrict(again.drawing, bitmask)
+                leave_ways_out(sequence, bitmask[row])
+            restrict(sequence, bitmask[row])
         sampled = rows.sample(_sample_plan(again, bitmask, attempt))
         refused = _commit_sampled(again, sampled, {}, {})
         work = again
         if not refused:
             return
     for row in refused:
-        work.drawing[row].error = DeadEndError(
-            f"the constraint saw a dead end behind each of {MAX_DRAWS} tokens.",
-            remedy="Say it with one regex or grammar where that is possible.",
-        )
-
-
-def _leave_ways_out(sequence: Sequence, row: NDArray[np.int32]) -> None:
-    assert sequence.matcher is not None
-    sequence.is_cornered = True
-    row_from_ids(sequence.matcher.ways_out(), row.shape[0] * 32, row)
+        work.drawing[row].error = too_many_draws()
 
 
 def _sample_plan(work: _Work, bitmask: NDArray[np.int32], attempt: int = 0) -> SamplePlan:
@@ -245,7 +222,7 @@ def _commit_sampled(
             if sequence.corner():
                 refused.append(row)
                 continue
-            error = DeadEndError("the constraint allows no token that the model can give here.")
+            error = no_choice()
         if error is None and sequence.look is not None:
             if row in seen:
                 sequence.look.found = seen[row]
@@ -264,32 +241,12 @@ def _commit_sampled(
                     _top_row(sampled.top_raw, row, top),
                     _top_row(sampled.top_masked, row, top),
                 )
-            error = _commit(sequence, token_ids[row], record, refused, row)
-        if isinstance(error, DeadEndError):
-            error = _backtrack(sequence, error)
-        sequence.error = error
+            is_taken, error = commit(sequence, token_ids[row], record)
+            if not is_taken:
+                refused.append(row)
+        if error is not None:
+            fail(sequence, error)
     return refused
-
-
-def _backtrack(sequence: Sequence, error: DeadEndError) -> DcModelError | None:
-    try:
-        sequence.backtrack(error)
-    except DcModelError as failure:
-        return failure
-    return None
-
-
-def _commit(
-    sequence: Sequence, token_id: int, record: LogprobRecord | None, refused: list[int], row: int
-) -> DcModelError | None:
-    try:
-        if not sequence.commit(token_id, record):
-            refused.append(row)
-    except DcModelError as error:
-        return error
-    except Exception as error:  # a plug-in's matcher may raise anything
-        return ConstraintRuntimeError(f"the constraint failed: {error!r}.")
-    return None
 
 
 def _commit_scored(work: _Work, scored: ScoredRows) -> None:
@@ -300,10 +257,8 @@ def _commit_scored(work: _Work, scored: ScoredRows) -> None:
         if not is_finite[row]:
             sequence.error = _non_finite(sequence)
             continue
-        # A forced token is all that its mask allows: its masked probability is 1.
-        top = sequence.top_logprobs
-        masked_top = ([work.targets[row]], [0.0]) if top else None
-        record = (logprobs[row], 0.0, logprobs[row], _top_row(scored.top, row, top), masked_top)
+        top = _top_row(scored.top, row, sequence.top_logprobs)
+        record = given_record(work.targets[row], logprobs[row], top)
         sequence.score(record, ranks[row])
 
 

@@ -32,7 +32,7 @@ async def model():
 @pytest.fixture
 def logits(model):
     """The fake model's own logits."""
-    return model._scheduler._engine.model.logits
+    return model._runner._engine.model.logits
 
 
 # Their first letters a, c, e are in both; only c and e lead on.
