@@ -7,7 +7,7 @@ is in docs/lmtp.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -100,7 +100,7 @@ class InfoItem(msgspec.Struct, gc=False, omit_defaults=True):
 UNAVAILABLE = "<unavailable>"
 """`InfoItem.model_info` where nothing is known yet; the client asks again next time."""
 
-_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
+_DECODERS: Mapping[str, msgspec.json.Decoder[Any]] = {
     "GENERATE": msgspec.json.Decoder(LegacyGenerate),
     "SCORE": msgspec.json.Decoder(LegacyScore),
     "MODEL_INFO": msgspec.json.Decoder(LegacyModelInfo),
