@@ -1,155 +1,174 @@
-"""Version 1: the text frames of LMQL's client and server, ``COMMAND {json}`` and ``COMMAND [{json}, ...]``.
+"""Version 1: the text frames of LMQL's own client. Pure functions; nothing here knows a model.
 
-The client sends GENERATE, SCORE and MODEL_INFO; the server answers with TOKEN (items of streams, several
-streams in one frame) and MSG (answers to requests). What LMQL's client waits for, and what makes it hang,
-is in docs/lmtp.md.
+A frame is a command, a blank, and JSON. LMQL's client hangs where it gets no list, no token or no stream id,
+so every answer is a list, and an error names the stream wherever its number can be read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
 
 import msgspec
 
-from lmql_backends.lmtp.protocol.messages import Count, TokenId
+from dcmodel.errors import InvalidRequestError
 
-StreamId = int | float | str | None
-"""The client's number of a stream; it comes back as it was."""
-
-
-class _Command(msgspec.Struct, kw_only=True, gc=False):
-    """Unknown fields are ignored: LMQL passes on what its user gave."""
-
-    stream_id: StreamId
-    model: str
+TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+Limit = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 31)]
 
 
-class LegacyGenerate(_Command, kw_only=True):
+class LegacyError(InvalidRequestError):
+    """A frame that cannot be read. ``stream_id``: whose it was; None where that is not known."""
+
+    def __init__(self, stream_id: Any, message: str, *, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.stream_id = stream_id
+
+
+# -- from the client ---------------------------------------------------------------------------------
+
+
+class LegacyGenerate(msgspec.Struct, kw_only=True, gc=False):
+    """``GENERATE``; the defaults are those of LMQL's server."""
+
+    stream_id: Any
+    """Whatever the client sent; it comes back with every item."""
     prompt: list[TokenId]
-    max_tokens: Count = 32
+    model: str = ""
+    max_tokens: Limit = 32
     temperature: float = 0.0
-    logit_bias: dict[int, float] | None = None
-    """All +100 (only these) or all -100 (never these), for every token of the stream."""
-    top_logprobs: Count = 1
+    """0 and less is greedy."""
+    logit_bias: dict[TokenId, float] | None = None
+    """All +100 (these only) or all -100 (never these): a hard mask."""
+    top_logprobs: Limit = 1
     top_p: float = 1.0
-    top_k: Count = 0
+    top_k: Limit = 0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
+    length_penalty: float = 0.0
     frequency_penalty: float = 0.0
 
 
-class LegacyScore(_Command, kw_only=True):
+class LegacyScore(msgspec.Struct, kw_only=True, gc=False):
+    """``SCORE``."""
+
+    stream_id: Any
     prompt: list[TokenId]
     scored: list[TokenId]
+    model: str = ""
 
 
-class LegacyModelInfo(_Command, kw_only=True):
-    pass
+class LegacyModelInfo(msgspec.Struct, kw_only=True, gc=False):
+    """``MODEL_INFO``; ``data`` repeats the model's name."""
+
+    stream_id: Any
+    model: str = ""
 
 
-LegacyCommand = LegacyGenerate | LegacyScore | LegacyModelInfo
+LegacyRequest = LegacyGenerate | LegacyScore | LegacyModelInfo
+COMMANDS: tuple[tuple[str, type[LegacyRequest]], ...] = (
+    ("GENERATE", LegacyGenerate),
+    ("SCORE", LegacyScore),
+    ("MODEL_INFO", LegacyModelInfo),
+)
 
 
-class LegacyError(Exception):
-    """A frame that says nothing. `stream_id`: whose it is, as far as can be read."""
+def parse(frame: str) -> LegacyRequest:
+    """What a client asks. Raises `LegacyError`."""
+    command, _, body = frame.partition(" ")
+    kind = next((kind for name, kind in COMMANDS if name == command), None)
+    if kind is None:
+        known = ", ".join(name for name, _ in COMMANDS)
+        raise LegacyError(
+            stream_id_in(body), f"the frame begins with {command!r:.40}.", remedy=f"Commands: {known}."
+        )
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except RecursionError:
+        raise LegacyError(None, f"the {command} frame is nested too deeply.") from None
+    except (msgspec.MsgspecError, ValueError, OverflowError) as error:
+        raise LegacyError(
+            stream_id_in(body), f"the {command} frame cannot be read: {str(error)[:300]}."
+        ) from None
 
-    def __init__(self, message: str, *, stream_id: StreamId = None, is_stream: bool = False) -> None:
-        super().__init__(message)
-        self.message = message
-        self.stream_id = stream_id
-        self.is_stream = is_stream
-        """Whether the client waits for items of a stream, and not for an answer."""
+
+def stream_id_in(body: str) -> Any:
+    """The number of the stream, from JSON of whatever quality; None where there is none."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    stream_id = found.get("stream_id") if isinstance(found, dict) else None
+    return stream_id if isinstance(stream_id, int) else None
 
 
-class TokenItem(msgspec.Struct, gc=False):
-    """One token of a GENERATE stream."""
+# -- from the server ---------------------------------------------------------------------------------
+
+
+class LegacyToken(msgspec.Struct, kw_only=True, gc=False):
+    """A token of a stream. Even the end of a stream is one: the client waits for ever otherwise."""
 
     token: int
-    stream_id: StreamId
+    stream_id: Any
     logprob: float
-    finish_reason: str | None
+    """After the mask."""
+    finish_reason: str | None = None
     top_logprobs: dict[int, float]
-    """The chosen token first, then the likeliest."""
+    """The token that was chosen first, then the likeliest; without those that the mask refuses."""
 
 
-class ScoreItem(msgspec.Struct, gc=False):
-    """One token of a SCORE stream."""
+class LegacyScored(msgspec.Struct, kw_only=True, gc=False):
+    """A token of a SCORE."""
 
     token: int
-    stream_id: StreamId
+    stream_id: Any
     logprob: float
-    finish_reason: str | None
+    finish_reason: str | None = None
 
 
-class ErrorItem(msgspec.Struct, gc=False):
-    """The end of a stream (in TOKEN) or the answer to a request (in MSG)."""
+class LegacyFailed(msgspec.Struct, kw_only=True, gc=False):
+    """The end of a stream by an error (in a TOKEN frame), or the answer to another question (in MSG)."""
 
-    stream_id: StreamId
+    stream_id: Any
     error: str
 
 
-class InfoItem(msgspec.Struct, gc=False, omit_defaults=True):
-    """The answer to MODEL_INFO. With an error, too, it has the field that LMQL's client reads."""
+class LegacyDescribed(msgspec.Struct, kw_only=True, gc=False):
+    """The answer to MODEL_INFO."""
 
-    stream_id: StreamId
+    stream_id: Any
     model_info: Any
-    error: str = ""
 
 
-UNAVAILABLE = "<unavailable>"
-"""`InfoItem.model_info` where nothing is known yet; the client asks again next time."""
-
-_DECODERS: Mapping[str, msgspec.json.Decoder[Any]] = {
-    "GENERATE": msgspec.json.Decoder(LegacyGenerate),
-    "SCORE": msgspec.json.Decoder(LegacyScore),
-    "MODEL_INFO": msgspec.json.Decoder(LegacyModelInfo),
-}
-_STREAMS = ("GENERATE", "SCORE")
-_ENCODER = msgspec.json.Encoder()
+def token_frame(items: Sequence[LegacyToken | LegacyScored | LegacyFailed]) -> str:
+    """``TOKEN [...]``: any number of items, of any streams."""
+    return "TOKEN " + _list(items)
 
 
-def parse(frame: str) -> LegacyCommand:
-    """What a frame of the client says. Raises `LegacyError`, and nothing else, where it says nothing."""
-    name, _, body = frame.partition(" ")
-    decoder = _DECODERS.get(name)
-    if decoder is None:
-        known = ", ".join(_DECODERS)
-        raise LegacyError(
-            f"there is no command {name!r:.40}. Send one of {known}, a space and a JSON object.",
-            stream_id=_stream_id(body),
-        )
-    try:
-        command: LegacyCommand = decoder.decode(body)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise LegacyError(
-            f"the {name} frame cannot be read: {reason:.300}.",
-            stream_id=_stream_id(body),
-            is_stream=name in _STREAMS,
-        ) from None
-    return command
+def msg_frame(items: Sequence[LegacyDescribed | LegacyFailed]) -> str:
+    """``MSG [...]``."""
+    return "MSG " + _list(items)
 
 
-def token_frame(items: Sequence[TokenItem | ScoreItem | ErrorItem]) -> str:
-    """Items of streams, of any number of them, in one frame."""
-    return "TOKEN " + _ENCODER.encode(items).decode()
+def _list(items: Sequence[msgspec.Struct]) -> str:
+    if all(map(_is_plain, items)):
+        return msgspec.json.encode(items).decode()
+    # Python's JSON, which LMQL's client reads, knows -Infinity.
+    return json.dumps(list(map(_builtins, items)), separators=(",", ":"))
 
 
-def msg_frame(items: Sequence[InfoItem | ErrorItem]) -> str:
-    """Answers to requests in one frame."""
-    return "MSG " + _ENCODER.encode(items).decode()
+def _is_plain(item: msgspec.Struct) -> bool:
+    if isinstance(item, LegacyToken):
+        return math.isfinite(item.logprob) and _all_finite(item.top_logprobs.values())
+    return not isinstance(item, LegacyScored) or math.isfinite(item.logprob)
 
 
-class _OnlyId(msgspec.Struct, gc=False):
-    stream_id: StreamId = None
+def _all_finite(values: Iterable[float]) -> bool:
+    return all(map(math.isfinite, values))
 
 
-_ID_DECODER = msgspec.json.Decoder(_OnlyId)
-
-
-def _stream_id(body: str) -> StreamId:
-    try:
-        return _ID_DECODER.decode(body).stream_id
-    except (ValueError, RecursionError):
-        return None
+def _builtins(item: msgspec.Struct) -> dict[str, Any]:
+    """In the order of the fields; keys of objects become texts."""
+    return {name: getattr(item, name) for name in item.__struct_fields__}

@@ -238,9 +238,9 @@ class Credit(Message):
     tokens: Count
 
 
-Questions = Hello | Describe | GetTokenizer | Generate | Score | NextTokens
+Question = Hello | Describe | GetTokenizer | Generate | Score | NextTokens
 SessionMessage = Open | Append | Rollback | Fork | Step | Look | Settle
-ClientMessage = Questions | SessionMessage | Cancel | Credit
+ClientMessage = Question | SessionMessage | Cancel | Credit
 
 
 # -- from the server ---------------------------------------------------------------------------------
