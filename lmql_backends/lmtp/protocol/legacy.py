@@ -1,174 +1,168 @@
-"""Version 1: the text frames of LMQL's own client. Pure functions; nothing here knows a model.
+"""Version 1: the text frames of LMQL's client and server, ``COMMAND {json}`` and ``COMMAND [{json}, ...]``.
 
-A frame is a command, a blank, and JSON. LMQL's client hangs where it gets no list, no token or no stream id,
-so every answer is a list, and an error names the stream wherever its number can be read.
+The client sends GENERATE, SCORE and MODEL_INFO; the server answers with TOKEN (items of streams, several
+streams in one frame) and MSG (answers to requests). What LMQL's client waits for, and what makes it hang,
+is in docs/lmtp.md.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
-from dcmodel.errors import InvalidRequestError
+from lmql_backends.lmtp.protocol.messages import Count, TokenId
 
-TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
-Limit = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 31)]
-
-
-class LegacyError(InvalidRequestError):
-    """A frame that cannot be read. ``stream_id``: whose it was; None where that is not known."""
-
-    def __init__(self, stream_id: Any, message: str, *, remedy: str = "") -> None:
-        super().__init__(message, remedy=remedy)
-        self.stream_id = stream_id
+StreamId = int | float | str | None
+"""The client's number of a stream; it comes back as it was."""
 
 
-# -- from the client ---------------------------------------------------------------------------------
+class _Command(msgspec.Struct, kw_only=True, gc=False):
+    """Unknown fields are ignored: LMQL passes on what its user gave."""
 
-
-class LegacyGenerate(msgspec.Struct, kw_only=True, gc=False):
-    """``GENERATE``; the defaults are those of LMQL's server."""
-
-    stream_id: Any
-    """Whatever the client sent; it comes back with every item."""
-    prompt: list[TokenId]
+    stream_id: StreamId
     model: str = ""
-    max_tokens: Limit = 32
+
+
+class LegacyGenerate(_Command, kw_only=True):
+    prompt: list[TokenId]
+    max_tokens: Count = 32
     temperature: float = 0.0
-    """0 and less is greedy."""
-    logit_bias: dict[TokenId, float] | None = None
-    """All +100 (these only) or all -100 (never these): a hard mask."""
-    top_logprobs: Limit = 1
+    logit_bias: dict[int, float] | None = None
+    """All +100 (only these) or all -100 (never these), for every token of the stream."""
+    top_logprobs: Count = 1
     top_p: float = 1.0
-    top_k: Limit = 0
+    top_k: Count = 0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
-    length_penalty: float = 0.0
     frequency_penalty: float = 0.0
 
 
-class LegacyScore(msgspec.Struct, kw_only=True, gc=False):
-    """``SCORE``."""
-
-    stream_id: Any
+class LegacyScore(_Command, kw_only=True):
     prompt: list[TokenId]
     scored: list[TokenId]
-    model: str = ""
 
 
-class LegacyModelInfo(msgspec.Struct, kw_only=True, gc=False):
-    """``MODEL_INFO``; ``data`` repeats the model's name."""
-
-    stream_id: Any
-    model: str = ""
+class LegacyModelInfo(_Command, kw_only=True):
+    pass
 
 
-LegacyRequest = LegacyGenerate | LegacyScore | LegacyModelInfo
-COMMANDS: tuple[tuple[str, type[LegacyRequest]], ...] = (
-    ("GENERATE", LegacyGenerate),
-    ("SCORE", LegacyScore),
-    ("MODEL_INFO", LegacyModelInfo),
-)
+LegacyCommand = LegacyGenerate | LegacyScore | LegacyModelInfo
 
 
-def parse(frame: str) -> LegacyRequest:
-    """What a client asks. Raises `LegacyError`."""
-    command, _, body = frame.partition(" ")
-    kind = next((kind for name, kind in COMMANDS if name == command), None)
-    if kind is None:
-        known = ", ".join(name for name, _ in COMMANDS)
+class LegacyError(Exception):
+    """A frame that says nothing. `stream_id`: whose it is, as far as can be read."""
+
+    def __init__(self, message: str, *, stream_id: StreamId = None, is_stream: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.stream_id = stream_id
+        self.is_stream = is_stream
+        """Whether the client waits for items of a stream, and not for an answer."""
+
+
+class TokenItem(msgspec.Struct, gc=False):
+    """One token of a GENERATE stream."""
+
+    token: int
+    stream_id: StreamId
+    logprob: float
+    finish_reason: str | None
+    top_logprobs: dict[int, float]
+    """The chosen token first, then the likeliest."""
+
+
+class ScoreItem(msgspec.Struct, gc=False):
+    """One token of a SCORE stream."""
+
+    token: int
+    stream_id: StreamId
+    logprob: float
+    finish_reason: str | None
+
+
+class ErrorItem(msgspec.Struct, gc=False):
+    """The end of a stream (in TOKEN) or the answer to a request (in MSG)."""
+
+    stream_id: StreamId
+    error: str
+
+
+class InfoItem(msgspec.Struct, gc=False, omit_defaults=True):
+    """The answer to MODEL_INFO. With an error, too, it has the field that LMQL's client reads."""
+
+    stream_id: StreamId
+    model_info: Any
+    error: str = ""
+
+
+UNAVAILABLE = "<unavailable>"
+"""`InfoItem.model_info` where nothing is known yet; the client asks again next time."""
+
+_DECODERS: Mapping[str, msgspec.json.Decoder[Any]] = {
+    "GENERATE": msgspec.json.Decoder(LegacyGenerate),
+    "SCORE": msgspec.json.Decoder(LegacyScore),
+    "MODEL_INFO": msgspec.json.Decoder(LegacyModelInfo),
+}
+_STREAMS = ("GENERATE", "SCORE")
+_ENCODER = msgspec.json.Encoder()
+
+
+def parse(frame: str) -> LegacyCommand:
+    """What a frame of the client says. Raises `LegacyError`, and nothing else, where it says nothing."""
+    name, _, body = frame.partition(" ")
+    decoder = _DECODERS.get(name)
+    if decoder is None:
+        known = ", ".join(_DECODERS)
         raise LegacyError(
-            stream_id_in(body), f"the frame begins with {command!r:.40}.", remedy=f"Commands: {known}."
+            f"there is no command {name!r:.40}. Send one of {known}, a space and a JSON object.",
+            stream_id=_stream_id(body),
         )
     try:
-        return msgspec.json.decode(body, type=kind)
-    except RecursionError:
-        raise LegacyError(None, f"the {command} frame is nested too deeply.") from None
-    except (msgspec.MsgspecError, ValueError, OverflowError) as error:
+        command: LegacyCommand = decoder.decode(body)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise LegacyError(
-            stream_id_in(body), f"the {command} frame cannot be read: {str(error)[:300]}."
+            f"the {name} frame cannot be read: {reason:.300}.",
+            stream_id=_stream_id(body),
+            is_stream=name in _STREAMS,
         ) from None
+    return command
 
 
-def stream_id_in(body: str) -> Any:
-    """The number of the stream, from JSON of whatever quality; None where there is none."""
+def token_frame(items: Sequence[TokenItem | ScoreItem | ErrorItem]) -> str:
+    """Items of streams, of any number of them, in one frame."""
+    return "TOKEN " + _list(items)
+
+
+def msg_frame(items: Sequence[InfoItem | ErrorItem]) -> str:
+    """Answers to requests in one frame."""
+    return "MSG " + _list(items)
+
+
+def _list(items: Sequence[msgspec.Struct]) -> str:
+    if all(map(_is_finite, items)):
+        return _ENCODER.encode(items).decode()
+    # Python's JSON, which LMQL reads with, has -Infinity; msgspec's would be null, at which it fails.
+    return json.dumps(msgspec.to_builtins(items, str_keys=True), separators=(",", ":"))
+
+
+def _is_finite(item: msgspec.Struct) -> bool:
+    if isinstance(item, TokenItem):
+        return math.isfinite(item.logprob) and all(map(math.isfinite, item.top_logprobs.values()))
+    return not isinstance(item, ScoreItem) or math.isfinite(item.logprob)
+
+
+def _stream_id(body: str) -> StreamId:
+    """The number of the stream, from JSON of whatever quality: Python's, which LMQL writes with, has NaN."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
         return None
     stream_id = found.get("stream_id") if isinstance(found, dict) else None
-    return stream_id if isinstance(stream_id, int) else None
-
-
-# -- from the server ---------------------------------------------------------------------------------
-
-
-class LegacyToken(msgspec.Struct, kw_only=True, gc=False):
-    """A token of a stream. Even the end of a stream is one: the client waits for ever otherwise."""
-
-    token: int
-    stream_id: Any
-    logprob: float
-    """After the mask."""
-    finish_reason: str | None = None
-    top_logprobs: dict[int, float]
-    """The token that was chosen first, then the likeliest; without those that the mask refuses."""
-
-
-class LegacyScored(msgspec.Struct, kw_only=True, gc=False):
-    """A token of a SCORE."""
-
-    token: int
-    stream_id: Any
-    logprob: float
-    finish_reason: str | None = None
-
-
-class LegacyFailed(msgspec.Struct, kw_only=True, gc=False):
-    """The end of a stream by an error (in a TOKEN frame), or the answer to another question (in MSG)."""
-
-    stream_id: Any
-    error: str
-
-
-class LegacyDescribed(msgspec.Struct, kw_only=True, gc=False):
-    """The answer to MODEL_INFO."""
-
-    stream_id: Any
-    model_info: Any
-
-
-def token_frame(items: Sequence[LegacyToken | LegacyScored | LegacyFailed]) -> str:
-    """``TOKEN [...]``: any number of items, of any streams."""
-    return "TOKEN " + _list(items)
-
-
-def msg_frame(items: Sequence[LegacyDescribed | LegacyFailed]) -> str:
-    """``MSG [...]``."""
-    return "MSG " + _list(items)
-
-
-def _list(items: Sequence[msgspec.Struct]) -> str:
-    if all(map(_is_plain, items)):
-        return msgspec.json.encode(items).decode()
-    # Python's JSON, which LMQL's client reads, knows -Infinity.
-    return json.dumps(list(map(_builtins, items)), separators=(",", ":"))
-
-
-def _is_plain(item: msgspec.Struct) -> bool:
-    if isinstance(item, LegacyToken):
-        return math.isfinite(item.logprob) and _all_finite(item.top_logprobs.values())
-    return not isinstance(item, LegacyScored) or math.isfinite(item.logprob)
-
-
-def _all_finite(values: Iterable[float]) -> bool:
-    return all(map(math.isfinite, values))
-
-
-def _builtins(item: msgspec.Struct) -> dict[str, Any]:
-    """In the order of the fields; keys of objects become texts."""
-    return {name: getattr(item, name) for name in item.__struct_fields__}
+    if isinstance(stream_id, str) and not stream_id.isprintable():
+        return None
+    return stream_id if isinstance(stream_id, int | float | str) and stream_id == stream_id else None
