@@ -1,7 +1,7 @@
 """Token ids to bytes and back, for every tokenizer family.
 
 `load` reads whatever is at a path or under a hub id; the `from_*` functions read one family each. All
-return a `Tokenizer`. Errors: `TokenizerError`, `TokenIdError`, `MissingPackageError`.
+return a `Tokenizer`, which `pack` turns into bytes and `unpack` back. Errors: `TokenizerError`, `TokenIdError`, `MissingPackageError`.
 """
 
 from dctokenizers.errors import MissingPackageError, TokenIdError, TokenizerError
@@ -11,12 +11,14 @@ from dctokenizers.families.sentencepiece import from_sentencepiece
 from dctokenizers.families.tekken import from_tekken
 from dctokenizers.families.tiktoken import from_tiktoken
 from dctokenizers.loading import load
+from dctokenizers.portable import PortableTokenizer, pack, unpack
 from dctokenizers.stream import StreamDecoder
 from dctokenizers.tokenizer import Tokenizer
 from dctokenizers.vocabulary import Vocabulary
 
 __all__ = [
     "MissingPackageError",
+    "PortableTokenizer",
     "StreamDecoder",
     "TokenIdError",
     "Tokenizer",
@@ -28,4 +30,6 @@ __all__ = [
     "from_tekken",
     "from_tiktoken",
     "load",
+    "pack",
+    "unpack",
 ]

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class PortableCodec:
+    """An encoder as data, from which `portable.unpack` makes an equal one elsewhere."""
+
+    form: str
+    """Which family reads it."""
+    data: bytes = b""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values."""
 
 
 class Codec(ABC):
@@ -37,4 +49,8 @@ class Codec(ABC):
 
     def native_ll_tokenizer(self, eos_token_ids: Sequence[int]) -> Any | None:
         """An exact `llguidance.LLTokenizer` that needs no call back into Python, or None."""
+        return None
+
+    def portable(self) -> PortableCodec | None:
+        """The encoder as data; None where it cannot leave this process."""
         return None

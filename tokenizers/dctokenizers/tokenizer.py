@@ -88,6 +88,16 @@ class Tokenizer:
     def adds_bos(self) -> bool:
         return bool(self._prompt_token_ids)
 
+    @property
+    def prompt_token_ids(self) -> tuple[int, ...]:
+        """The special tokens with which `encode_prompt` begins."""
+        return self._prompt_token_ids
+
+    @property
+    def codec(self) -> Codec:
+        """The family's own encoder, for what carries it elsewhere."""
+        return self._codec
+
     def encode(self, text: str, *, parse_special: bool = False, prefix_space: bool = False) -> list[int]:
         """Ids of `text` as it stands: no BOS or EOS, and no dummy space.
 

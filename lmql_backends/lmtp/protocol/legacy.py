@@ -165,4 +165,6 @@ def _stream_id(body: str) -> StreamId:
     stream_id = found.get("stream_id") if isinstance(found, dict) else None
     if isinstance(stream_id, str) and not stream_id.isprintable():
         return None
-    return stream_id if isinstance(stream_id, int | float | str) and stream_id == stream_id else None
+    if isinstance(stream_id, float) and not math.isfinite(stream_id):
+        return None
+    return stream_id if isinstance(stream_id, int | float | str) else None

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dctokenizers.byte_level import byte_to_char
-from dctokenizers.codec import Codec
+from dctokenizers.codec import Codec, PortableCodec
 from dctokenizers.errors import TokenizerError
 from dctokenizers.families.pipeline import Pipeline, Spelling, is_byte_piece
 from dctokenizers.vocabulary import Vocabulary
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 _UTF8_BYTES = (*range(0xC0), *range(0xC2, 0xF5))
+FORM = "huggingface"
 _EMPTY_MODEL = {"type": "BPE", "vocab": {}, "merges": []}
 
 
@@ -63,6 +64,9 @@ class HuggingFaceCodec(Codec):
         if not parse_special and self._awkward is not None and self._awkward.search(text):
             return self._encode_around(first, text)
         return _ids(first, text)
+
+    def portable(self) -> PortableCodec:
+        return PortableCodec(FORM, self._own.to_str().encode())
 
     def vocabulary(self) -> Vocabulary:
         """Bytes of every id: pieces as the decoder reads them, added tokens as their text."""
@@ -171,6 +175,16 @@ def add_missing(own: tokenizers.Tokenizer, entries: Mapping[int, Mapping[str, An
                 f"tokenizer_config.json gives {entry['content']!r} the id {token_id}, "
                 f"tokenizer.json leads to {own.token_to_id(entry['content'])}."
             )
+
+
+def unpacked(packed: PortableCodec) -> HuggingFaceCodec:
+    """The codec that `portable` made this of."""
+    from tokenizers import Tokenizer
+
+    try:
+        return HuggingFaceCodec(Tokenizer.from_str(packed.data.decode()))
+    except Exception as error:  # the library raises bare Exceptions
+        raise TokenizerError(f"A tokenizer.json that came from elsewhere cannot be read: {error}.") from error
 
 
 def private_copy(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dctokenizers.codec import Codec
+from dctokenizers.codec import Codec, PortableCodec
 from dctokenizers.errors import TokenizerError, require
 from dctokenizers.families.protobuf import fields
 from dctokenizers.probe import check
 from dctokenizers.tokenizer import Tokenizer
 from dctokenizers.vocabulary import Vocabulary
 
+FORM = "sentencepiece"
 _SPACE = "\u2581"
 _NORMALIZER_SPEC = 3
 _CHARSMAP, _DUMMY_PREFIX, _REMOVE_EXTRA_SPACES = 2, 3, 4
@@ -41,11 +42,18 @@ def from_sentencepiece(path: str | Path, *, name: str | None = None) -> Tokenize
     )
 
 
+def unpacked(packed: PortableCodec) -> SentencePieceCodec:
+    """The codec that `portable` made this of."""
+    library = require("sentencepiece", extra="sentencepiece", purpose="This model's tokenizer")
+    return SentencePieceCodec(library.SentencePieceProcessor, packed.data, source="what came from elsewhere")
+
+
 class SentencePieceCodec(Codec):
     """Encodes with two processors: one as the model is, one without the dummy prefix."""
 
     def __init__(self, processor_class: Any, proto: bytes, *, source: str) -> None:
         try:
+            self._proto = proto
             settings = _normalizer_settings(proto)
             self.processor = processor_class(model_proto=proto)
             self._plain = processor_class(model_proto=proto + _NO_DUMMY_PREFIX)
@@ -70,6 +78,9 @@ class SentencePieceCodec(Codec):
     @property
     def has_prefix(self) -> bool:
         return self._has_prefix
+
+    def portable(self) -> PortableCodec:
+        return PortableCodec(FORM, self._proto)
 
     def encode(self, text: str, *, parse_special: bool) -> list[int]:
         return self._encode(text, parse_special=parse_special, first=self._plain)

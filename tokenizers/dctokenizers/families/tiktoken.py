@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dctokenizers.bridge import mask_slices
-from dctokenizers.codec import Codec
+from dctokenizers.codec import Codec, PortableCodec
 from dctokenizers.errors import TokenizerError, require
 from dctokenizers.families.files import read_json
 from dctokenizers.probe import check
@@ -19,6 +19,7 @@ from dctokenizers.vocabulary import Vocabulary
 if TYPE_CHECKING:
     import tiktoken
 
+FORM = "tiktoken"
 _ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>")
 _GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 _CL100K = (
@@ -70,6 +71,10 @@ class TiktokenCodec(Codec):
 
         return lltokenizer_from_encoding(self._encoding, eos_token=list(eos_token_ids), slices=mask_slices())
 
+    def portable(self) -> PortableCodec:
+        """The ranks are the ids, which travel with the vocabulary."""
+        return PortableCodec(FORM, fields={"pattern": self._encoding._pat_str, "name": self._encoding.name})
+
     def vocabulary(self) -> Vocabulary:
         """Bytes of every id."""
         encoding = self._encoding
@@ -110,6 +115,22 @@ def from_tiktoken(
             name=name or encoding.name, vocabulary=codec.vocabulary(), codec=codec, eos_token_ids=ends[:1]
         )
     )
+
+
+def unpacked(packed: PortableCodec, vocabulary: Vocabulary) -> TiktokenCodec:
+    """The codec that `portable` made this of."""
+    special = vocabulary.special_token_ids
+    tokens = [(token, token_id) for token_id, token in enumerate(vocabulary.tokens) if token]
+    try:
+        encoding = make_encoding(
+            str(packed.fields["name"]),
+            ranks={token: token_id for token, token_id in tokens if token_id not in special},
+            pat_str=str(packed.fields["pattern"]),
+            special_tokens={token.decode(): token_id for token, token_id in tokens if token_id in special},
+        )
+    except (KeyError, ValueError) as error:
+        raise TokenizerError(f"A tiktoken encoding that came from elsewhere is broken: {error}.") from error
+    return TiktokenCodec(encoding)
 
 
 def make_encoding(
