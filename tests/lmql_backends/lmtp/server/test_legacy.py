@@ -341,7 +341,7 @@ async def test_an_error_behind_the_fourth_token_ends_the_stream_with_a_token(loa
     """LMQL's client loses errors that come later, and waits for ever."""
     whole = tokens(await peer.generate(PROMPT, max_tokens=12, logit_bias=ban(EOS)))
     loaded.engine.nan_token = whole[6]
-    items = await peer.generate(PROMPT[:-1] + [70], max_tokens=12, logit_bias=ban(EOS))
+    items = await peer.generate([*PROMPT[:-1], 70], max_tokens=12, logit_bias=ban(EOS))
     assert tokens(items) == whole[:7]
     assert items[-1]["finish_reason"] == "length"
     (item,) = await peer.generate(PROMPT + whole[:7], max_tokens=12, logit_bias=ban(EOS))
