@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from dctokenizers import TokenizerError
-from dctokenizers.codec import Codec
+from dctokenizers import MissingPackageError, TokenizerError, from_gguf
+from dctokenizers.codec import Codec, PortableCodec
 from lmql_backends.llama_cpp.model import LlamaModel
 
 SPACE_MARK = "\u2581"
@@ -51,6 +51,13 @@ class LlamaCodec(Codec):
 
     def encode_start(self, text: str, *, parse_special: bool) -> list[int]:
         return self._encode(self._start, text, parse_special)
+
+    def portable(self) -> PortableCodec | None:
+        """As `from_gguf` reads the file, which encodes alike; whoever unpacks it checks that it does."""
+        try:
+            return from_gguf(self._start.path).codec.portable()
+        except (TokenizerError, MissingPackageError):
+            return None
 
     def _encode(self, first: LlamaModel, text: str, parse_special: bool) -> list[int]:
         """`first` encodes what stands before the first mark."""

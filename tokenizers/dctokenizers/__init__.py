@@ -1,7 +1,8 @@
 """Token ids to bytes and back, for every tokenizer family.
 
 `load` reads whatever is at a path or under a hub id; the `from_*` functions read one family each. All
-return a `Tokenizer`, which `pack` turns into bytes and `unpack` back. Errors: `TokenizerError`, `TokenIdError`, `MissingPackageError`.
+return a `Tokenizer`, which `pack` turns into bytes and `unpack` back. Errors: `TokenizerError`,
+`TokenIdError`, `MissingPackageError`.
 """
 
 from dctokenizers.errors import MissingPackageError, TokenIdError, TokenizerError

@@ -62,7 +62,7 @@ def pack(tokenizer: Tokenizer) -> PortableTokenizer:
 
 
 def unpack(packed: PortableTokenizer) -> Tokenizer:
-    """An equal tokenizer: the same ids, bytes, special and end ids, and the same `encode` where it can be had.
+    """An equal tokenizer: the same ids, bytes, special and end ids, and the same `encode` where it can be.
 
     Raises `TokenizerError` for data that is broken or contradicts itself.
     """

@@ -292,6 +292,8 @@ class Tokens(Message):
     at: int
     """Place in the output of the first of them: nothing is lost or doubled unnoticed."""
     columns: Columns
+    finish_reason: str = ""
+    """Of the last of them, where it ends the output."""
 
 
 class Done(Message):

@@ -14,7 +14,7 @@ def to_wire(id_: int, tokenizer: Tokenizer) -> TokenizerFile:
 
 
 def from_wire(file: TokenizerFile) -> Tokenizer:
-    """The same ids, bytes, ends and, where its package is here, the same encoding; else `encode` says why not.
+    """The same ids, bytes and ends; the same encoding where its package is here, else `encode` says why not.
 
     Takes up to a second. Raises `ModelLoadError` for data that is broken.
     """
