@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import ClassVar, Self
 
@@ -39,6 +39,22 @@ class GenerateStream(ABC, AsyncIterator[TokenStep]):
 
         Does nothing to a request that has ended. A stream that is dropped is cancelled, too.
         """
+
+    # -- for servers: many streams without a task switch per token -----------------------------------
+
+    def watch(self, news: Callable[[], None]) -> bool:
+        """Instead of iterating: call `news` in the stream's loop whenever `ready` has something new, and at
+        the end; perhaps once too often, and perhaps at once. False: this stream can only be iterated."""
+        return False
+
+    def ready(self, limit: int | None = None) -> list[TokenStep]:
+        """The next steps, at most `limit`, of those that can be had without waiting; perhaps none."""
+        return []
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Of a watched stream: it has ended, and `ready` has given all. `completion` then does not wait."""
+        return False
 
 
 class DcModel(ABC):

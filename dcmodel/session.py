@@ -70,6 +70,11 @@ class Session(ABC):
         or `max_tokens`."""
 
     @property
+    def stop_reason(self) -> str:
+        """What ended it (see `Completion.stop_reason`); empty while something can follow."""
+        return self.completion().stop_reason if self.is_finished else ""
+
+    @property
     @abstractmethod
     def is_accepting(self) -> bool:
         """Whether the text so far satisfies the constraint (always, without one)."""
@@ -108,6 +113,11 @@ class Session(ABC):
     def fork(self) -> Self:
         """An independent session in the same state. It draws other random numbers, the same ones each time:
         they follow from the seed and from how often, and in which order, sessions were forked."""
+
+    def skip_forks(self, count: int) -> None:
+        """Go on as if it had been forked `count` times more (a session that is built anew elsewhere)."""
+        for _ in range(count):
+            self.fork()
 
     # -- asking the model --------------------------------------------------------------------------
 

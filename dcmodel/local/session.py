@@ -89,6 +89,10 @@ class LocalSession(Session):
         return self._sequence.ending is not None
 
     @property
+    def stop_reason(self) -> str:
+        return "" if self._sequence.ending is None else self._sequence.ending[1]
+
+    @property
     def is_accepting(self) -> bool:
         return self._sequence.matcher is None or self._sequence.matcher.is_accepting
 
@@ -146,6 +150,10 @@ class LocalSession(Session):
         return LocalSession(
             self._request, self._sequence.fork(seed), self._tokenizer, self._vocab_size, self._turns
         )
+
+    def skip_forks(self, count: int) -> None:
+        check_integer("count", count, low=0)
+        self._forks += count
 
     # -- asking the model --------------------------------------------------------------------------
 

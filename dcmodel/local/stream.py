@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import Callable
 
 from dcmodel.errors import DcModelError
 from dcmodel.local.completion import completion_of, token_logprobs
@@ -23,6 +25,7 @@ class LocalStream(GenerateStream):
         self._runner = runner
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
+        self._notify: Callable[[], None] = self._news.set
         self._sequence: Sequence | None = None
         self._error: DcModelError | None = None
         self._cancelled = False
@@ -34,14 +37,15 @@ class LocalStream(GenerateStream):
 
     def start(self, sequence: Sequence) -> None:
         """Hand the sequence to the scheduler (in the stream's loop)."""
+        if self._cancelled:
+            return
         self._sequence = sequence
         for token_id, releasable in zip(self._request.resumed, sequence.releasable_after, strict=False):
             self._parts.append(self._text.push(token_id, releasable))
         if self._read and sequence.ending is not None and self._read == sequence.output_length:
             self._parts.append(self._text.finish(sequence.releasable_bytes))
         sequence.loop = self._loop
-        sequence.notify = self._news.set
-        sequence.cancelled = self._cancelled
+        sequence.notify = self._notify
         sequence.is_armed = self._is_streaming
         try:
             self._runner.submit([sequence])
@@ -50,8 +54,9 @@ class LocalStream(GenerateStream):
 
     def fail(self, error: DcModelError) -> None:
         """The request never ran."""
-        self._error = error
-        self._news.set()
+        if not self._cancelled:
+            self._error = error
+            self._notify()
 
     async def __anext__(self) -> TokenStep:
         while True:
@@ -85,13 +90,66 @@ class LocalStream(GenerateStream):
             self._result = self._complete()
         return self._result
 
+    def watch(self, news: Callable[[], None]) -> bool:
+        event = self._news
+
+        def notify() -> None:  # knows nothing of the stream, so that a dropped one is cancelled
+            event.set()
+            news()
+
+        self._notify = notify
+        self._is_streaming = True
+        if self._sequence is not None:
+            self._sequence.notify = notify
+            self._sequence.is_armed = True
+        if self._is_readable() or self._has_ended():
+            news()
+        return True
+
+    def ready(self, limit: int | None = None) -> list[TokenStep]:
+        steps: list[TokenStep] = []
+        while (limit is None or len(steps) < limit) and (step := self._next_step()) is not None:
+            steps.append(step)
+        return steps
+
+    @property
+    def is_exhausted(self) -> bool:
+        if not self._has_ended():
+            return False
+        sequence = self._sequence
+        return sequence is None or sequence.prompt_length + self._read >= sequence.visible
+
     def cancel(self) -> None:
         self._cancelled = True
-        if self._sequence is not None and self._sequence.status is not Status.FINISHED:
-            self._runner.cancel(self._sequence)
+        if self._sequence is not None:
+            self._stop(self._sequence)
+        elif self._error is None:
+            self._withdraw()
+            self._notify()
 
     def __del__(self) -> None:
-        self.cancel()
+        self._cancelled = True
+        if self._sequence is not None:
+            self._stop(self._sequence)
+
+    def _stop(self, sequence: Sequence) -> None:
+        if sequence.status is not Status.FINISHED:
+            self._runner.cancel(sequence)
+
+    def _withdraw(self) -> None:
+        """It has not begun (its constraint compiles) and never will: the result is what it began with."""
+        resumed = self._request.resumed
+        sequence = Sequence(
+            self._request.prompt_ids,
+            sampling=self._request.sampling,
+            seed=0,
+            limit=sys.maxsize,
+            want_logprobs=self._request.logprobs or self._request.top_logprobs > 0,
+            resumed=resumed,
+        )
+        sequence.status = Status.FINISHED
+        self._parts.extend(self._text.push(token_id, None) for token_id in resumed)
+        self._sequence = sequence
 
     # -- reading the sequence ----------------------------------------------------------------------
 
