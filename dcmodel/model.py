@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Self
 
 from dcmodel.constraints.mask_answers import Answer
 from dcmodel.errors import CapabilityError
@@ -60,7 +60,7 @@ class GenerateStream(ABC, AsyncIterator[TokenStep]):
 class DcModel(ABC):
     """A model that generates and scores token by token. Safe to use from several event loops."""
 
-    can_heal: ClassVar[bool] = False
+    can_heal: bool = False
     """Whether `generate` honours `GenerateRequest.healed`; `LLM` heals prompts only where it does."""
     info: ModelInfo
     tokenizer: Tokenizer

@@ -1,0 +1,1 @@
+"""How a client reaches a server: websocket, child process, in process."""
