@@ -132,7 +132,10 @@ class TokenStream(Conversation, Source):
         steps = self._next_steps(self._stream, limit)
         if not steps:
             return None
-        news = Tokens(id=self.id, at=self._at, columns=columns_of(steps))
+        reason = steps[-1].finish_reason
+        news = Tokens(
+            id=self.id, at=self._at, columns=columns_of(steps), finish_reason=reason.value if reason else ""
+        )
         self._at += len(steps)
         for step in steps:
             self._shown += len(step.text)
