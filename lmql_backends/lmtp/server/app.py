@@ -1,0 +1,92 @@
+"""The ASGI application: websockets and HTTP on one port, behind the same guards.
+
+It runs under `LMTPServer`, and in other programs under their own server or mounted in their own application::
+
+    app = create_app(StaticModels({"small": LLM()}), ServerSettings(token="..."))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dcmodel import __version__
+from lmql_backends.lmtp.server.answers import json_answer
+from lmql_backends.lmtp.server.asgi import Receive, Scope, Send
+from lmql_backends.lmtp.server.contracts import HttpRequest, HttpResponse, Models, Routes
+from lmql_backends.lmtp.server.drain import Drain
+from lmql_backends.lmtp.server.gate import Gate
+from lmql_backends.lmtp.server.http import HttpServer
+from lmql_backends.lmtp.server.peers import protocols
+from lmql_backends.lmtp.server.settings import ServerSettings, is_loopback
+from lmql_backends.lmtp.server.websocket import WebSocketServer
+
+
+class LMTPApp:
+    """Called by an ASGI server for each connection and request."""
+
+    def __init__(
+        self,
+        models: Models,
+        settings: ServerSettings,
+        routes: Routes,
+        *,
+        is_public: bool = False,
+        is_ready: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`is_public`: the server listens beyond this machine (`Gate`). `is_ready`: for /ready."""
+        self.drain = Drain()
+        self._is_ready = is_ready
+        gate = Gate(settings, is_public=is_public)
+        routes = {
+            **routes,
+            ("GET", "/health"): self._health,
+            ("GET", "/ready"): self._ready,
+        }
+        self.websockets = WebSocketServer(protocols(models, settings.limits), gate, self.drain, settings)
+        self._http = HttpServer(routes, gate, self.drain, settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http.serve(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self.websockets.serve(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+
+    async def _health(self, request: HttpRequest) -> HttpResponse:
+        """As long as the process is alive."""
+        return json_answer({"status": "ok", "version": __version__})
+
+    async def _ready(self, request: HttpRequest) -> HttpResponse:
+        """Whether a load balancer should send anything here."""
+        if self.drain.is_on:
+            return json_answer({"status": "draining", "running": self.drain.running}, status=503)
+        if not self._is_ready():
+            return json_answer({"status": "loading"}, status=503)
+        return json_answer({"status": "ready"})
+
+
+def create_app(
+    models: Models,
+    settings: ServerSettings | None = None,
+    extra_routes: Routes | None = None,
+    *,
+    host: str = "",
+) -> LMTPApp:
+    """LMTP, the OpenAI-compatible routes and the server's own, and `extra_routes`, which go before them.
+
+    `host`: what the server listens on, where that is known. Under a server of your own, give uvicorn
+    ``http=GuardedH11, ws=GuardedWebSocket`` and its limits (docs/operations.md).
+    """
+    from lmql_backends.lmtp.server.openai import openai_routes
+
+    routes = {**openai_routes(models), **(extra_routes or {})}
+    return LMTPApp(models, settings or ServerSettings(), routes, is_public=not is_loopback(host))
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        event = await receive()
+        await send({"type": f"{event['type']}.complete"})
+        if event["type"] == "lifespan.shutdown":
+            return
