@@ -1,0 +1,38 @@
+"""Routes that speak as OpenAI's API does, for any `DcModel` (docs/openai-server.md).
+
+fields          what clients may send      reading       bodies to fields, or an error that names one
+errors          errors as answers          service       what all routes share
+completions     /v1/completions            completion_job, jobs, constraints     fields to requests
+chat            /v1/chat/completions       chat_job
+listing         /v1/models, /tokenize, /detokenize
+running         requests to their ends     answers, logprobs                     results to JSON
+events          server-sent events         chunks                                tokens to events
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from lmql_backends.lmtp.server.contracts import Models, Routes
+from lmql_backends.lmtp.server.openai.chat import ChatRoute
+from lmql_backends.lmtp.server.openai.completions import CompletionRoute
+from lmql_backends.lmtp.server.openai.errors import error_response
+from lmql_backends.lmtp.server.openai.listing import MODELS, Listing
+from lmql_backends.lmtp.server.openai.service import Service, guarded
+
+__all__ = ["error_response", "openai_routes"]
+
+
+def openai_routes(models: Models, *, clock: Callable[[], float] = time.time) -> Routes:
+    """The routes over these models. `clock`: seconds since 1970, for the answers' `created`."""
+    service = Service(models, clock)
+    listing = Listing(service)
+    return {
+        ("POST", "/v1/completions"): guarded(CompletionRoute(service)),
+        ("POST", "/v1/chat/completions"): guarded(ChatRoute(service)),
+        ("GET", MODELS): guarded(listing.models),
+        ("GET", f"{MODELS}/*"): guarded(listing.model),
+        ("POST", "/tokenize"): guarded(listing.tokenize),
+        ("POST", "/detokenize"): guarded(listing.detokenize),
+    }
