@@ -1,4 +1,4 @@
-"""Workers that are killed, hang, slow down or refuse on demand, and links to them, for tests of a balancer."""
+"""Workers that are killed, hang, slow down or refuse on demand, for tests of a balancer."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ class Site:
         self.workers[address] = FailingWorker(model)
         return self.workers[address]
 
-    async def connect(self, address: str) -> Link:
+    async def connect(self, address: str, on_lost: Callable[[], None]) -> Link:
         worker = self.workers.get(address)
         if worker is None or worker.is_dead:
             raise ConnectionRefusedError(f"nobody listens at {address}")
         await worker.awake.wait()
-        return Link(worker)
+        return Link(worker, on_lost)
 
     async def probe(self, link: DcModel) -> None:
         assert isinstance(link, Link)
@@ -83,43 +83,43 @@ class Site:
 class Link(DcModel):
     """A client's end of a connection to a worker."""
 
-    def __init__(self, worker: FailingWorker) -> None:
+    def __init__(self, worker: FailingWorker, on_lost: Callable[[], None]) -> None:
         self.worker = worker
         self.info = worker.model.info
         self.tokenizer = worker.model.tokenizer
+        self._on_lost = on_lost
         self._error: Exception | None = None
-        self._cut = asyncio.Event()
+        self._waits: set[asyncio.Timeout] = set()
         worker.links.add(self)
 
     def cut(self, error: Exception) -> None:
-        self._error = self._error or error
-        self._cut.set()
         self.worker.links.discard(self)
+        if self._error is None:
+            self._error = error
+            if not isinstance(error, ModelClosedError):
+                self._on_lost()
+            for scope in self._waits:
+                scope.reschedule(asyncio.get_running_loop().time())
 
     async def guarded(self, call: Callable[[], Awaitable[T]]) -> T:
         """What the worker answers; an error as soon as the connection is gone."""
 
-        async def answer() -> T:
-            await self.worker.awake.wait()
-            result = await call()
-            await self.worker.awake.wait()
-            return result
-
         if self._error is not None:
             raise self._error
-        asked = asyncio.ensure_future(answer())
-        cut = asyncio.ensure_future(self._cut.wait())
+        scope = asyncio.timeout(None)
+        self._waits.add(scope)
         try:
-            await asyncio.wait({asked, cut}, return_when=asyncio.FIRST_COMPLETED)
-            if self._error is not None:
-                raise self._error
-            return asked.result()
+            async with scope:
+                await self.worker.awake.wait()
+                result = await call()
+                await self.worker.awake.wait()
+                return result
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise self._error from None
         finally:
-            for task in (asked, cut):
-                task.cancel()
-            await asyncio.wait({asked, cut})
-            if not asked.cancelled():
-                asked.exception()
+            self._waits.discard(scope)
 
     def generate(self, request: GenerateRequest) -> LinkStream:
         return LinkStream(self, request)
@@ -274,6 +274,7 @@ class ClosedFormStream(GenerateStream):
 
     def cancel(self) -> None:
         self._cancelled = True
+        self._leave()
 
     def _leave(self) -> None:
         if not self._counted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -19,8 +20,9 @@ from lmql_backends.lmtp.balancer.worker import Flight, Worker, WorkerState, lost
 
 log = logging.getLogger(__name__)
 
-Connect = Callable[[str], Awaitable[DcModel]]
-"""Opens the model at an address. Raises `DcModelError` or `OSError`."""
+Connect = Callable[[str, Callable[[], None]], Awaitable[DcModel]]
+"""Opens the model at an address; calls the function, in the pool's loop, when it notices that the
+connection is lost. Raises `DcModelError` or `OSError`."""
 Probe = Callable[[DcModel], Awaitable[object]]
 """A question that a living worker answers at once."""
 CLOSE_SECONDS = 2.0
@@ -93,12 +95,10 @@ class Pool:
 
     def report(self, flight: Flight, error: BaseException) -> None:
         """A request has lost its worker: nothing new for that one until it has answered a question."""
-        worker = flight.worker
-        worker.lost += 1
-        if worker.model is flight.model and worker.is_up:
-            worker.state = WorkerState.SUSPECT
-            worker.error = str(error)
-            worker.alarm.set()
+        flight.worker.lost += 1
+        if flight.worker.model is flight.model:
+            flight.worker.error = str(error)
+            self._suspect(flight.worker)
 
     async def aclose(self) -> None:
         """Everything that runs fails with `ModelClosedError`."""
@@ -115,6 +115,12 @@ class Pool:
             await asyncio.wait(tasks)
         if not self._first.done():
             self._first.cancel()
+
+    def _suspect(self, worker: Worker) -> None:
+        """Ask it now whether it lives; nothing new for it until it has answered."""
+        if worker.is_up:
+            worker.state = WorkerState.SUSPECT
+            worker.alarm.set()
 
     # -- the life of one worker --------------------------------------------------------------------
 
@@ -146,7 +152,7 @@ class Pool:
         while True:
             try:
                 async with asyncio.timeout(self.settings.connect_seconds):
-                    model = await self._connect(worker.address)
+                    model = await self._connect(worker.address, functools.partial(self._suspect, worker))
             except (DcModelError, OSError) as error:  # TimeoutError is an OSError
                 worker.error = str(error) or f"no answer within {self.settings.connect_seconds:g} s"
             else:

@@ -164,11 +164,8 @@ class BalancedSession(Session):
             await self._move(attempts)
 
     def _is_at_home(self) -> bool:
-        """Whether the worker is still the one that has this session."""
-        return self._worker.model is self._model and self._worker.state in (
-            WorkerState.READY,
-            WorkerState.SUSPECT,
-        )
+        """Whether the worker still has this session, and nothing speaks against it."""
+        return self._worker.model is self._model and self._worker.state is WorkerState.READY
 
     async def _move(self, attempts: Attempts) -> None:
         """Become a session of another worker, in the same state."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import secrets
+from collections.abc import Callable
+from weakref import WeakMethod
 
 from dcmodel.errors import ConnectionLostError, DcModelError, OverloadedError
 from dcmodel.local.text import TextAssembler
@@ -36,6 +38,8 @@ class BalancedStream(GenerateStream, Ticket):
         self._tokenizer = tokenizer
         self._attempts = Attempts(pool.settings)
         self._news = asyncio.Event()
+        self._watcher: Callable[[], None] | None = None
+        self._concluding: asyncio.Task[None] | None = None
         self._inner: GenerateStream | None = None
         self._flight: Flight | None = None
         self._steps: list[TokenStep] = []
@@ -63,17 +67,8 @@ class BalancedStream(GenerateStream, Ticket):
                 self._news.clear()
                 await self._news.wait()
                 continue
-            try:
-                with self._flight:
-                    step = await self._read(self._inner)
-            except DcModelError as error:
-                self._failed(error)
-            except ConnectionError as error:
-                self._failed(ConnectionLostError(f"the worker is gone: {error!r}."))
-            else:
-                if step is not None:
-                    self._took(step)
-                    return step
+            if (step := await self._advance()) is not None:
+                return step
 
     async def completion(self) -> Completion:
         try:
@@ -102,6 +97,74 @@ class BalancedStream(GenerateStream, Ticket):
                 self._inner.cancel()
             budget, flight, retries = self._pool.budget, self._flight, self._retries
             self._pool.loop.call_soon_threadsafe(_dropped, budget, flight, retries)
+
+    # -- the reader's side, without a task ---------------------------------------------------------
+
+    def watch(self, news: Callable[[], None]) -> bool:
+        if self._inner is not None and not self._inner.watch(news):
+            return False
+        self._watcher = news
+        self._watch_flight()
+        if self._inner is None:
+            news()
+        return True
+
+    def ready(self, limit: int | None = None) -> list[TokenStep]:
+        if self._inner is None or self._watcher is None or self._concluding is not None:
+            return []
+        steps = self._inner.ready(limit)
+        for step in steps:
+            self._took(step)
+        if self._inner.is_exhausted:
+            self._concluding = self._pool.loop.create_task(self._conclude())
+        return steps
+
+    @property
+    def is_exhausted(self) -> bool:
+        return self._result is not None or self.error is not None
+
+    async def _conclude(self) -> None:
+        """A watched stream of a worker is at its end: by a result, an error, or the worker's loss."""
+        try:
+            await self._advance()
+        finally:
+            self._concluding = None
+            self._tell()
+
+    def _watch_flight(self) -> None:
+        if self._flight is not None:
+            self._flight.on_interrupt = WeakMethod(self._interrupted)
+
+    def _interrupted(self) -> None:
+        """The worker was given up while nobody waited for it."""
+        if self._flight is not None and self._flight.lost is not None and self._concluding is None:
+            self._failed(self._flight.lost)
+            self._tell()
+
+    def _tell(self) -> None:
+        self._news.set()
+        if self._watcher is not None:
+            self._watcher()
+
+    # -- what comes from the worker ----------------------------------------------------------------
+
+    async def _advance(self) -> TokenStep | None:
+        """The next token, or None: there was the end, or a loss."""
+        inner, flight = self._inner, self._flight
+        assert inner is not None
+        assert flight is not None
+        try:
+            with flight:
+                step = await self._read(inner)
+        except DcModelError as error:
+            self._failed(error)
+            return None
+        except ConnectionError as error:
+            self._failed(ConnectionLostError(f"the worker is gone: {error!r}."))
+            return None
+        if step is not None:
+            self._took(step)
+        return step
 
     async def _read(self, inner: GenerateStream) -> TokenStep | None:
         """The next token; None at the end, when the result is there."""
@@ -136,7 +199,11 @@ class BalancedStream(GenerateStream, Ticket):
             self._inner = flight.model.generate(request)
         except DcModelError as error:
             self._failed(error)
-        self._news.set()
+        if self._watcher is not None and self._inner is not None:
+            self._watch_flight()
+            was_watched = self._inner.watch(self._watcher)
+            assert was_watched, "the workers of a pool are of one kind"
+        self._tell()
 
     def refuse(self, error: DcModelError) -> None:
         self._end(self._cut_short() if self._cancelled else error)
@@ -145,10 +212,12 @@ class BalancedStream(GenerateStream, Ticket):
 
     def _failed(self, error: DcModelError) -> None:
         """The worker's stream ended by an error: the request's own, or the worker's."""
-        flight, here = self._flight, self._here
+        inner, flight, here = self._inner, self._flight, self._here
         assert flight is not None
         was_lost = is_loss(error)
         self._inner = self._flight = None
+        if inner is not None:
+            inner.cancel()  # the worker may live on, and its place is wanted
         flight.end()
         if was_lost:
             self._pool.report(flight, error)
@@ -210,7 +279,7 @@ class BalancedStream(GenerateStream, Ticket):
             self._pool.budget.active -= 1
             self._pool.budget.give_back(self._retries)
             self._retries = 0
-        self._news.set()
+        self._tell()
 
     def _whole(self, completion: Completion) -> Completion:
         """The last worker knows nothing of the log-probabilities that came from those before it."""

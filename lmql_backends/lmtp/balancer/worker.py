@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from enum import StrEnum
 from types import TracebackType
+from weakref import WeakMethod
 
 from dcmodel.errors import ConnectionLostError, DcModelError
 from dcmodel.model import DcModel
@@ -117,7 +118,10 @@ class Flight:
     `asyncio.timeout` works).
     """
 
-    __slots__ = ("_cancelling", "_interrupted", "_task", "lost", "model", "prefill", "tokens", "worker")
+    __slots__ = (
+        *("_cancelling", "_interrupted", "_task"),
+        *("lost", "model", "on_interrupt", "prefill", "tokens", "worker"),
+    )
 
     def __init__(self, worker: Worker, tokens: int, prefill: int) -> None:
         assert worker.model is not None, "a worker without a model takes nothing"
@@ -127,6 +131,8 @@ class Flight:
         self.prefill = prefill
         self.lost: DcModelError | None = None
         """Why the worker was given up."""
+        self.on_interrupt: WeakMethod[Callable[[], None]] | None = None
+        """Called then, where nothing waits."""
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
         self._interrupted = False
@@ -155,6 +161,8 @@ class Flight:
         if self._task is not None and not self._interrupted:
             self._interrupted = True
             self._task.cancel()
+        elif self.on_interrupt is not None and (tell := self.on_interrupt()) is not None:
+            tell()
 
     def __enter__(self) -> None:
         if self.lost is not None:
