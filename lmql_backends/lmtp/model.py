@@ -12,11 +12,13 @@ from dcmodel.constraints.mask_answers import Answer
 from dcmodel.errors import CapabilityError
 from dcmodel.local.base import SequenceModel
 from dcmodel.local.session import checked_look
+from dcmodel.mask import TokenMask
 from dcmodel.model import GenerateStream
 from dcmodel.types import GenerateRequest, NextTokens, ScoreRequest, ScoreResult
 from dctokenizers import Tokenizer
 from lmql_backends.lmtp.client import LMTPClient
 from lmql_backends.lmtp.clients.transport import Connector
+from lmql_backends.lmtp.parts import joined, score_parts, spans, together
 from lmql_backends.lmtp.protocol import distributions, requests, tokenizers
 from lmql_backends.lmtp.protocol.messages import (
     Describe,
@@ -96,11 +98,7 @@ class LMTPDcModel(SequenceModel):
 
     async def score(self, request: ScoreRequest) -> ScoreResult:
         self._check_score(request)
-        scored = await self._client.ask(
-            lambda id_: requests.score_to_wire(id_, request, model=self._name, fingerprint=self._fingerprint),
-            Scored,
-        )
-        return score_result_of(request, scored)
+        return joined(await together([self._score(part) for part in score_parts(request)]))
 
     async def next_tokens(
         self,
@@ -112,12 +110,28 @@ class LMTPDcModel(SequenceModel):
         checked = self._checked_prefixes(prefixes, masks)
         if not checked:
             return []
+        width = self._vocab_size if look.k is None else look.k
+        sizes = [len(request.prompt_ids) for request, _ in checked]
+        parts = [checked[begin:end] for begin, end in spans(sizes, numbers_each=width, is_per_token=False)]
+        found = await together([self._next_tokens(part, look.k) for part in parts])
+        return [item for part in found for item in part]
+
+    async def _score(self, request: ScoreRequest) -> ScoreResult:
+        scored = await self._client.ask(
+            lambda id_: requests.score_to_wire(id_, request, model=self._name, fingerprint=self._fingerprint),
+            Scored,
+        )
+        return score_result_of(request, scored)
+
+    async def _next_tokens(
+        self, checked: Seq[tuple[GenerateRequest, TokenMask | None]], k: int | None
+    ) -> list[NextTokens]:
         found = await self._client.ask(
             lambda id_: requests.next_tokens_to_wire(
                 id_,
                 [request.prompt_ids for request, _ in checked],
-                None if masks is None else [mask for _, mask in checked],
-                look.k,
+                [mask for _, mask in checked] if any(mask is not None for _, mask in checked) else None,
+                k,
                 vocab_size=self.tokenizer.vocab_size,
                 model=self._name,
                 fingerprint=self._fingerprint,
