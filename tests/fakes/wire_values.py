@@ -34,7 +34,7 @@ token_ids = st.integers(0, (1 << 31) - 1)
 counts = st.integers(0, 1 << 20)
 logprobs = st.one_of(
     st.floats(-1e3, 0.0, width=32), st.floats(-1e300, 0.0), st.sampled_from([-math.inf, math.nan, 0.0])
-)
+).map(lambda value: value + 0.0)  # the sign of 0 is no part of a log-probability
 json_values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-(1 << 62), 1 << 62), st.floats(-1e9, 1e9), texts),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)),

@@ -116,8 +116,8 @@ class Request(Part):
     prompt: list[TokenId] | str
     """Token ids, or a text that the server encodes."""
     sampling: SamplingParams = SamplingParams()
-    constraint: dict[str, Any] | None = None
-    """As `Constraint.to_dict` has it."""
+    constraint: dict[str, Any] | str | None = None
+    """As `Constraint.to_dict` has it, or as the text of `constraints.to_json` (which has longer numbers)."""
     stop: list[str] = []
     include_stop: bool = False
     max_tokens: Count = 256

@@ -10,7 +10,7 @@ import msgspec
 
 from dcmodel.checks import check_integer
 from dcmodel.constraint import Constraint
-from dcmodel.constraints import from_dict
+from dcmodel.constraints import from_dict, from_json, to_json
 from dcmodel.constraints.mask_answers import Answer
 from dcmodel.errors import InvalidRequestError
 from dcmodel.mask import TokenMask
@@ -35,8 +35,8 @@ def to_wire(request: GenerateRequest, *, model: str = "", fingerprint: str = "")
     Raises `CapabilityError` where the constraint holds a function of the caller's, and `InvalidRequestError`
     for texts without a UTF-8 form.
     """
-    constraint = None if request.constraint is None else dict(request.constraint.to_dict())
-    _check_sendable([*request.stop, request.healed, constraint])
+    constraint = None if request.constraint is None else _constraint_to_wire(request.constraint)
+    _check_sendable([*request.stop, request.healed])
     return Request(
         prompt=list(request.prompt_ids),
         sampling=sampling_to_wire(request.sampling),
@@ -134,13 +134,10 @@ def from_wire(request: Request, tokenizer: Tokenizer, *, received: Sequence[int]
     Raises `InvalidRequestError` for what can never work, also for a client with another vocabulary.
     """
     check_fingerprint(request.fingerprint, tokenizer)
-    constraint: Constraint | None = None
-    if request.constraint is not None:
-        constraint = from_dict(request.constraint)
     return GenerateRequest(
         prompt_ids=_prompt_ids(request.prompt, tokenizer),
         sampling=request.sampling,
-        constraint=constraint,
+        constraint=None if request.constraint is None else _constraint_from_wire(request.constraint),
         stop=tuple(request.stop),
         include_stop=request.include_stop,
         max_tokens=request.max_tokens,
@@ -199,10 +196,26 @@ def _prompt_ids(prompt: list[int] | str, tokenizer: Tokenizer) -> tuple[int, ...
         raise InvalidRequestError(f"the prompt cannot be encoded: {error}") from error
 
 
-def _check_sendable(texts: list[Any]) -> None:
-    """Found here, a bad text fails one request; in a frame it would fail all that share it."""
+def _constraint_to_wire(constraint: Constraint) -> dict[str, Any] | str:
+    fields = dict(constraint.to_dict())
     try:
-        msgspec.json.encode(texts, enc_hook=plain)
+        _check_sendable(fields)
+    except OverflowError:
+        return to_json(constraint)
+    return fields
+
+
+def _constraint_from_wire(constraint: dict[str, Any] | str) -> Constraint:
+    return from_json(constraint) if isinstance(constraint, str) else from_dict(constraint)
+
+
+def _check_sendable(texts: Any) -> None:
+    """Found here, a bad text fails one request; in a frame it would fail all that share it.
+
+    Raises `OverflowError` for a whole number that MessagePack cannot hold.
+    """
+    try:
+        msgspec.msgpack.encode(texts, enc_hook=plain)
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidRequestError(
             f"the request cannot be sent: {error}.", remedy="Use texts that have a UTF-8 form."
