@@ -62,6 +62,7 @@ class LMTPClient:
         self._greeted = False
         """Whether the server ever answered."""
         self._is_closed = False
+        self._closed = asyncio.Event()
 
     # -- from any thread ---------------------------------------------------------------------------
 
@@ -217,7 +218,16 @@ class LMTPClient:
         task.add_done_callback(self._closing.discard)
 
     async def _close(self) -> None:
+        if self._is_closed:
+            await self._closed.wait()
+            return
         self._is_closed = True
+        try:
+            await self._close_all()
+        finally:
+            self._closed.set()
+
+    async def _close_all(self) -> None:
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 import pytest_asyncio
 from conformance.backends import Case, fake_case, random_case, random_gguf_case, registered_case
-from conformance.remote_backends import in_process_case
+from conformance.remote_backends import in_process_case, lmtp_case
 
 from dcmodel.model import DcModel
 
 # The fake engine's distribution is a closed form; `random` and `random-gguf` are a random model.
 DEFAULT_BACKENDS = ("fake", "random", "transformers", "random-gguf", "llama_cpp")
 # The fake engine, at the other end of a connection.
-REMOTE_CASES = {"in-process": in_process_case}
+REMOTE_CASES = {"in-process": in_process_case, "lmtp": lmtp_case}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -25,14 +26,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+def context() -> Iterator[ExitStack]:
+    """What the cases hold open until the end."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def case(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, context: ExitStack
+) -> Case:
     name = request.param
     if name == "fake":
         return fake_case()
     if name == "random":
         return random_case(tmp_path_factory.mktemp("random-llama"))
     if name in REMOTE_CASES:
-        return REMOTE_CASES[name]()
+        return context.enter_context(REMOTE_CASES[name]())
     if name in ("random-gguf", "llama_cpp"):
         pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
     if name == "random-gguf":

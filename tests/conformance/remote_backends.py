@@ -2,25 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from itertools import count
 
 from conformance.backends import Case, fake_case
 from fakes.served import ServedModels
 
+from dcmodel.errors import ModelNotFoundError
+from dcmodel.llm import LLM
 from dcmodel.loop import run
 from dcmodel.model import DcModel
+from lmql_backends.lmtp.clients.address import Address
 from lmql_backends.lmtp.clients.in_process import InProcessConnector
+from lmql_backends.lmtp.clients.websocket import WebSocketConnector
 from lmql_backends.lmtp.model import LMTPDcModel
+from lmql_backends.lmtp.server.contracts import Models, ServedModel
+from lmql_backends.lmtp.server.server import LMTPServer
 
 
-def in_process_case() -> Case:
+@contextmanager
+def in_process_case() -> Iterator[Case]:
     """Over a connection without a wire."""
     fake = fake_case()
 
     def open_model(**options: int) -> DcModel:
-        return run(LMTPDcModel.open(OwningConnector(fake.open(**options))))
+        model = fake.open(**options)
+        return run(LMTPDcModel.open(OwningConnector(model)))
 
-    return replace(fake, name="in-process", open=open_model)
+    yield replace(fake, name="in-process", open=open_model)
+
+
+@contextmanager
+def lmtp_case() -> Iterator[Case]:
+    """Over websockets to one server, at which each model has a name of its own."""
+    fake = fake_case()
+    models = OpenedModels()
+    server = run(_started(models))
+
+    def open_model(**options: int) -> DcModel:
+        name = models.add(fake.open(**options))
+        connector = OwnedServedModel(Address.parse(server.url), models, name)
+        return run(LMTPDcModel.open(connector, name))
+
+    yield replace(fake, name="lmtp", open=open_model)
+    run(server.aclose())
+
+
+async def _started(models: Models) -> LMTPServer:
+    server = LMTPServer(models)
+    await server.start()
+    return server
+
+
+class OpenedModels(Models):
+    """Models that come and go."""
+
+    def __init__(self) -> None:
+        self._numbers = count()
+        self._models: dict[str, DcModel] = {}
+
+    def add(self, model: DcModel) -> str:
+        name = f"model-{next(self._numbers)}"
+        self._models[name] = model
+        return name
+
+    async def remove(self, name: str) -> None:
+        await self._models.pop(name).aclose()
+
+    def names(self) -> list[str]:
+        return list(self._models)
+
+    @asynccontextmanager
+    async def use(self, name: str) -> AsyncIterator[ServedModel]:
+        if name not in self._models:
+            raise ModelNotFoundError(f"the model {name!r} is not served.")
+        model = self._models[name]
+        yield ServedModel(name=name, model=model, llm=LLM.from_model(model))
+
+
+class OwnedServedModel(WebSocketConnector):
+    """Closes the model at the server, too."""
+
+    def __init__(self, address: Address, models: OpenedModels, model: str) -> None:
+        super().__init__(address)
+        self._models = models
+        self._model = model
+
+    async def aclose(self) -> None:
+        await self._models.remove(self._model)
 
 
 class OwningConnector(InProcessConnector):
