@@ -16,6 +16,8 @@ from lmql_backends.lmtp.server.contracts import HttpRequest, HttpResponse, Model
 from lmql_backends.lmtp.server.drain import Drain
 from lmql_backends.lmtp.server.gate import Gate
 from lmql_backends.lmtp.server.http import HttpServer
+from lmql_backends.lmtp.server.metering import MeteredModels
+from lmql_backends.lmtp.server.metrics import Metrics
 from lmql_backends.lmtp.server.peers import protocols
 from lmql_backends.lmtp.server.settings import ServerSettings, is_loopback
 from lmql_backends.lmtp.server.websocket import WebSocketServer
@@ -29,6 +31,7 @@ class LMTPApp:
         models: Models,
         settings: ServerSettings,
         routes: Routes,
+        metrics: Metrics,
         *,
         is_public: bool = False,
         is_ready: Callable[[], bool] = lambda: True,
@@ -41,9 +44,13 @@ class LMTPApp:
             **routes,
             ("GET", "/health"): self._health,
             ("GET", "/ready"): self._ready,
+            ("GET", "/metrics"): metrics.answer,
         }
         self.websockets = WebSocketServer(protocols(models, settings.limits), gate, self.drain, settings)
         self._http = HttpServer(routes, gate, self.drain, settings)
+        metrics.watch("websockets", "Open ones.", lambda: self.websockets.connections)
+        metrics.watch("http_requests_running", "Of routes that ask a model.", lambda: self._http.running)
+        metrics.watch("draining", "1 while the server takes nothing new.", lambda: self.drain.is_on)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -72,6 +79,7 @@ def create_app(
     extra_routes: Routes | None = None,
     *,
     host: str = "",
+    is_ready: Callable[[], bool] = lambda: True,
 ) -> LMTPApp:
     """LMTP, the OpenAI-compatible routes and the server's own, and `extra_routes`, which go before them.
 
@@ -80,8 +88,13 @@ def create_app(
     """
     from lmql_backends.lmtp.server.openai import openai_routes
 
+    metrics = Metrics()
+    models = MeteredModels(models, metrics)
     routes = {**openai_routes(models), **(extra_routes or {})}
-    return LMTPApp(models, settings or ServerSettings(), routes, is_public=not is_loopback(host))
+    is_public = not is_loopback(host)
+    return LMTPApp(
+        models, settings or ServerSettings(), routes, metrics, is_public=is_public, is_ready=is_ready
+    )
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -40,7 +40,7 @@ class HttpServer:
         self._gate = gate
         self._drain = drain
         self._settings = settings
-        self._running = 0
+        self.running = 0
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -55,12 +55,12 @@ class HttpServer:
         elif (busy := self._why_not()) is not None:
             await exchange.refuse(busy)
         else:
-            self._running += 1
+            self.running += 1
             try:
                 with self._drain.run():
                     await exchange.run(handler, path, headers)
             finally:
-                self._running -= 1
+                self.running -= 1
 
     def _why_not(self) -> HttpResponse | None:
         try:
@@ -68,9 +68,9 @@ class HttpServer:
         except DcModelError as error:
             answer = error_answer(error)
             return HttpResponse(status=503, body=answer.body, headers=answer.headers)
-        if self._running >= self._settings.max_requests:
+        if self.running >= self._settings.max_requests:
             headers = {"retry-after": "1"}
-            message = f"{self._running} requests are running, which is all that this server takes."
+            message = f"{self.running} requests are running, which is all that this server takes."
             return json_error(429, message, code="overloaded", headers=headers)
         return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import ClassVar
 
 from dcmodel.errors import InvalidRequestError
 from lmql_backends.lmtp.protocol.codec import CODECS, Codec
@@ -19,6 +20,8 @@ Frame = str | bytes
 
 class Peer(ABC):
     """One protocol on one connection."""
+
+    can_pause: ClassVar[bool] = True
 
     @abstractmethod
     def receive(self, frame: Frame) -> None:
@@ -95,7 +98,9 @@ class MessagePeer(Peer):
 
 
 class LegacyPeer(Peer):
-    """Version 1, LMQL's text frames. It knows no pause: its streams are short."""
+    """Version 1, LMQL's text frames. It knows no pause."""
+
+    can_pause = False
 
     def __init__(self, models: Models, limits: ConnectionLimits, send: Callable[[Frame], None]) -> None:
         self._connection = LegacyConnection(models, send, max_streams=limits.max_streams)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -41,8 +41,10 @@ class LMTPServer:
         settings: ServerSettings | None = None,
         routes: Routes | None = None,
         tls: ssl.SSLContext | None = None,
+        is_ready: Callable[[], bool] = lambda: True,
     ) -> None:
         """`port` 0: any that is free. `routes`: further ones, which need the token like all others.
+        `is_ready`: whether /ready says so.
 
         Raises `InvalidRequestError` for a host that other machines reach, without a token.
         """
@@ -52,7 +54,7 @@ class LMTPServer:
         self.models = models if isinstance(models, Models) else StaticModels(models)
         self._port = port
         self._tls = tls
-        self.app: LMTPApp = create_app(self.models, self.settings, routes, host=host)
+        self.app: LMTPApp = create_app(self.models, self.settings, routes, host=host, is_ready=is_ready)
         self._listener: Listener | None = None
         self._closed = asyncio.Event()
 

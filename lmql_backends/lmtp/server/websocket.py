@@ -20,6 +20,8 @@ GOING_AWAY = 1012
 INTERNAL_ERROR = 1011
 SLOW_CONSUMER = 4008
 """Close code: the client read nothing for `stall_seconds` while something waited for it."""
+OVERFLOW = 16
+"""Where streams cannot pause, a client is cut off when so many times `max_queued_bytes` wait for it."""
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +117,7 @@ class Writer:
         self._is_held = False
         self._news = asyncio.Event()
         self._closing: tuple[int, str] | None = None
+        self._deadline: asyncio.Timeout | None = None
 
     def attach(self, peer: Peer) -> None:
         """Whom to hold when the client does not keep up."""
@@ -124,10 +127,14 @@ class Writer:
         """Send it when those before it have been sent."""
         self._frames.append(frame)
         self._bytes += len(frame)
-        if self._bytes > self._high and not self._is_held and self._peer is not None:
+        self._news.set()
+        if self._bytes <= self._high or self._peer is None:
+            return
+        if not self._is_held:
             self._is_held = True
             self._peer.pause()
-        self._news.set()
+        if not self._peer.can_pause and self._bytes > self._high * OVERFLOW and self._deadline is not None:
+            self._deadline.reschedule(0.0)
 
     def close(self, code: int, reason: str) -> None:
         """End the connection when all frames have been sent."""
@@ -145,9 +152,7 @@ class Writer:
                     await self._close(*self._closing)
                     return
         except TimeoutError:
-            logger.warning(
-                "%s read nothing for %g seconds and is cut off.", self._client, self._stall_seconds
-            )
+            logger.warning("%s does not read what it asked for and is cut off.", self._client)
             await self._close(SLOW_CONSUMER, "slow consumer")
         except OSError:
             return  # the client is gone, which the reader is told, too
@@ -156,8 +161,9 @@ class Writer:
         while self._frames:
             frames, self._frames = self._frames, []
             for frame in frames:
-                async with asyncio.timeout(self._stall_seconds):
+                async with asyncio.timeout(self._stall_seconds) as self._deadline:
                     await self._send(_sending(frame))
+                self._deadline = None
                 self._bytes -= len(frame)
                 if self._is_held and self._bytes <= self._low and self._peer is not None:
                     self._is_held = False

@@ -1,0 +1,1 @@
+"""Commands of `dcmodel` that this package brings, by the entry points ``dcmodel.commands``."""
