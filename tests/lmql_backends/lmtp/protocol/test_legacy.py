@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 
@@ -92,10 +93,8 @@ def test_what_cannot_be_read_names_the_stream_where_it_can(frame, stream_id):
 
 @given(command=st.sampled_from(["", "GENERATE ", "SCORE ", "MODEL_INFO "]), rest=st.text(max_size=40))
 def test_any_text_is_read_or_refused(command, rest):
-    try:
-        parse(command + rest)
-    except LegacyError as refusal:
-        assert refusal.message
+    with contextlib.suppress(LegacyError):
+        assert parse(command + rest)
 
 
 def test_items_have_the_fields_of_lmqls_server_in_their_order():
