@@ -53,7 +53,7 @@ class SequenceModel(DcModel):
         self.tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._max_positions = max_positions
-        self._matchers = MatcherMaker(tokenizer, constraints or ConstraintCache())
+        self._matchers = MatcherMaker(tokenizer, ConstraintCache() if constraints is None else constraints)
         self._compilers = ThreadPoolExecutor(COMPILE_WORKERS, thread_name_prefix="dcmodel-compile")
         self._runner = runner
         self._turns = Turns(runner)

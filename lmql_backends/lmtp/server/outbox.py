@@ -41,13 +41,15 @@ class Outbox:
         return not self._messages and not self._sources
 
     def put(self, message: ServerMessage) -> None:
+        if self._is_closed:
+            return
         self._messages.append(message)
         if not self._is_scheduled:
             self._schedule()
 
     def list(self, source: Source) -> None:
         """Ask the source when the turn ends."""
-        if not source.is_listed:
+        if not source.is_listed and not self._is_closed:
             source.is_listed = True
             self._sources.append(source)
             if not self._is_scheduled:
@@ -83,6 +85,6 @@ class Outbox:
             self._send(messages)
 
     def _schedule(self) -> None:
-        if not self._is_scheduled and not self._is_closed:
+        if not self._is_scheduled:
             self._is_scheduled = True
             self._loop.call_soon(self.flush)
