@@ -41,8 +41,8 @@ class Attempts:
     def lost(self, flight: Flight, error: DcModelError, *, new_tokens: int = 0) -> DcModelError | None:
         """The worker was lost, after so many tokens that came from it. Returns the error that the request
         fails with, or None: it may go to another worker."""
-        if flight.lost is not None and flight.worker.is_leaving:
-            return None  # it was moved, which is nobody's fault
+        if flight.was_moved:
+            return None
         if new_tokens >= self._settings.forgiven_tokens:
             self._deaths = self._moves = 0
         self._deaths += 1

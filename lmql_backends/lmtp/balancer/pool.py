@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -16,13 +15,19 @@ from lmql_backends.lmtp.balancer.attempts import RetryBudget, is_loss
 from lmql_backends.lmtp.balancer.members import Identity, check_same, identity_of
 from lmql_backends.lmtp.balancer.routing import Router
 from lmql_backends.lmtp.balancer.settings import BalancerSettings
-from lmql_backends.lmtp.balancer.worker import Flight, Worker, WorkerState, lost_worker
+from lmql_backends.lmtp.balancer.worker import (
+    Flight,
+    Membership,
+    Worker,
+    WorkerState,
+    lost_worker,
+)
 
 log = logging.getLogger(__name__)
 
-Connect = Callable[[str, Callable[[], None]], Awaitable[DcModel]]
-"""Opens the model at an address; calls the function, in the pool's loop, when it notices that the
-connection is lost. Raises `DcModelError` or `OSError`."""
+Connect = Callable[[str, Membership], Awaitable[DcModel]]
+"""Opens the model at an address, and tells the membership what happens to the connection. Raises
+`DcModelError` or `OSError`."""
 Probe = Callable[[DcModel], Awaitable[object]]
 """A question that a living worker answers at once."""
 CLOSE_SECONDS = 2.0
@@ -52,6 +57,7 @@ class Pool:
         self._identity: Identity | None = None
         self._first: asyncio.Future[DcModel] = self.loop.create_future()
         self._is_closed = False
+        self._news = asyncio.Event()
         self.admission = Admission(self._members.values(), self.router, self.settings)
 
     @property
@@ -61,6 +67,11 @@ class Pool:
     async def first(self) -> DcModel:
         """The model of the first worker that has joined; waits for it."""
         return await asyncio.shield(self._first)
+
+    async def wait(self, until: Callable[[], bool]) -> None:
+        """Until something is so; looks again whenever a worker joined, could not join, or left."""
+        while not until():
+            await self._news.wait()
 
     def add(self, address: str) -> Worker:
         """A worker to be joined; nothing happens if it is one already."""
@@ -98,7 +109,7 @@ class Pool:
         flight.worker.lost += 1
         if flight.worker.model is flight.model:
             flight.worker.error = str(error)
-            self._suspect(flight.worker)
+            flight.worker.suspect()
 
     async def aclose(self) -> None:
         """Everything that runs fails with `ModelClosedError`."""
@@ -116,28 +127,36 @@ class Pool:
         if not self._first.done():
             self._first.cancel()
 
-    def _suspect(self, worker: Worker) -> None:
-        """Ask it now whether it lives; nothing new for it until it has answered."""
-        if worker.is_up:
-            worker.state = WorkerState.SUSPECT
-            worker.alarm.set()
-
     # -- the life of one worker --------------------------------------------------------------------
 
     async def _look_after(self, worker: Worker) -> None:
+        settings = self.settings
+        most = settings.pause_seconds
         try:
             while not worker.is_leaving:
-                model = await self._join(worker)
+                model, membership = await self._join(worker)
+                joined = self.loop.time()
                 try:
-                    await self._member(worker, model)
+                    await self._member(worker, model, membership)
                 finally:
                     await self._close(worker, model)
+                if self.loop.time() - joined > settings.probe_seconds:
+                    most = settings.pause_seconds
+                    continue  # it may be back already
+                await asyncio.sleep(self._rng.uniform(0, most))
+                most = min(2 * most, settings.max_pause_seconds)
         finally:
             worker.state = WorkerState.GONE
             del self._tasks[worker]
             if self._members.get(worker.address) is worker:
                 del self._members[worker.address]
-            self.admission.pump()
+            self._changed()
+
+    def _changed(self) -> None:
+        """Who waits for a worker, or for news of one, looks again."""
+        self.admission.pump()
+        news, self._news = self._news, asyncio.Event()
+        news.set()
 
     def _tell_of_defects(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -145,21 +164,23 @@ class Pool:
                 {"message": f"{task.get_name()} is not looked after any more", "exception": error}
             )
 
-    async def _join(self, worker: Worker) -> DcModel:
+    async def _join(self, worker: Worker) -> tuple[DcModel, Membership]:
         """Connect until it works: pauses grow, and are drawn anew each time, so that many do not come at
         once."""
         most = self.settings.pause_seconds
         while True:
+            membership = Membership(worker)
             try:
                 async with asyncio.timeout(self.settings.connect_seconds):
-                    model = await self._connect(worker.address, functools.partial(self._suspect, worker))
+                    model = await self._connect(worker.address, membership)
             except (DcModelError, OSError) as error:  # TimeoutError is an OSError
                 worker.error = str(error) or f"no answer within {self.settings.connect_seconds:g} s"
             else:
                 if await self._is_accepted(worker, model):
-                    return model
+                    return model, membership
                 most = self.settings.max_pause_seconds  # it will hardly change soon
             log.info("worker %s cannot be joined yet: %s", worker.address, worker.error)
+            self._changed()
             await asyncio.sleep(self._rng.uniform(0, most))
             most = min(2 * most, self.settings.max_pause_seconds)
 
@@ -174,44 +195,50 @@ class Pool:
         self._identity = found
         return True
 
-    async def _member(self, worker: Worker, model: DcModel) -> None:
+    async def _member(self, worker: Worker, model: DcModel, membership: Membership) -> None:
         """From joining to the end of the membership."""
-        worker.enter(model, self.loop.time())
+        worker.enter(model, membership, self.loop.time())
         log.info("worker %s has joined", worker.address)
         if not self._first.done():
             self._first.set_result(model)
-        self.admission.pump()
-        error: DcModelError = lost_worker(worker, "was removed")
+        self._changed()
+        why = None
         try:
-            error = await self._watch(worker, model)
+            why = await self._watch(worker, model, membership)
         finally:
-            worker.leave(WorkerState.GONE if worker.is_leaving else WorkerState.JOINING, error)
-            self.admission.pump()
-        log.warning("%s", error.message)
+            state = WorkerState.GONE if worker.is_leaving else WorkerState.JOINING
+            error = lost_worker(worker, why or "has left")
+            worker.leave(state, error, in_peace=why is None)
+            self._changed()
+            log.log(logging.WARNING if why else logging.INFO, "%s", error.message)
 
-    async def _watch(self, worker: Worker, model: DcModel) -> DcModelError:
-        """Ask whether it lives, whenever it was silent, until it does not. Returns why it is no member."""
+    async def _watch(self, worker: Worker, model: DcModel, membership: Membership) -> str | None:
+        """Ask whether it lives, whenever it was silent, until it does not. Returns what went wrong, or None
+        where it left as it should."""
         while True:
-            if not worker.failures:
+            if not worker.failures and not membership.is_lost and not membership.is_ending:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self.settings.probe_seconds):
                         await worker.alarm.wait()
             worker.alarm.clear()
-            if worker.is_leaving:
-                return await self._drain(worker)
+            if worker.is_leaving or (membership.is_ending and not membership.is_lost):
+                await self._drain(worker)
+                return None
+            if membership.is_lost:
+                return "has ended the connection"
             try:
                 lives = await self._ask(worker, model)
             except ConnectionLostError as error:
-                return error
+                return f"is gone: {error}"
             if worker.is_leaving:
-                return await self._drain(worker)
+                continue
             if lives:
                 self._is_well(worker)
                 continue
             worker.failures += 1
             worker.state = WorkerState.SUSPECT
             if worker.failures >= self.settings.failed_probes:
-                return lost_worker(worker, f"gave no sign of life {worker.failures} times")
+                return f"gave no sign of life {worker.failures} times"
 
     def _is_well(self, worker: Worker) -> None:
         worker.failures = 0
@@ -230,16 +257,16 @@ class Pool:
             return worker.last_sign > asked
         except (DcModelError, OSError) as error:
             if is_loss(error):
-                raise lost_worker(worker, f"is gone: {error}") from error
+                raise ConnectionLostError(str(error)) from error
             log.debug("worker %s answered a probe with %r", worker.address, error)
         worker.last_sign = self.loop.time()
         return True
 
-    async def _drain(self, worker: Worker) -> DcModelError:
+    async def _drain(self, worker: Worker) -> None:
+        """What runs may end, for a while."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.drain_seconds):
                 await worker.idle.wait()
-        return lost_worker(worker, "has left")
 
     async def _close(self, worker: Worker, model: DcModel) -> None:
         """Let go of a connection, also where nobody is at its other end."""

@@ -34,6 +34,7 @@ class Worker:
         self.address = address
         self.state = WorkerState.JOINING
         self.model: DcModel | None = None
+        self.membership: Membership | None = None
         self.error = ""
         """What went wrong last, for people."""
         self.load = 0
@@ -78,9 +79,16 @@ class Worker:
             and len(self.flights) < self._max_flights
         )
 
-    def enter(self, model: DcModel, now: float) -> None:
+    def suspect(self) -> None:
+        """Nothing new for it until somebody has looked at it, which is to be now."""
+        if self.is_up:
+            self.state = WorkerState.SUSPECT
+        self.alarm.set()
+
+    def enter(self, model: DcModel, membership: Membership, now: float) -> None:
         """It has joined."""
         self.model = model
+        self.membership = membership
         self.state = WorkerState.READY
         self.error = ""
         self.failures = 0
@@ -89,13 +97,15 @@ class Worker:
         self.joined += 1
         self.alarm.clear()
 
-    def leave(self, state: WorkerState, error: DcModelError) -> None:
-        """It is no member now: everything that runs on it is interrupted with the error."""
+    def leave(self, state: WorkerState, error: DcModelError, *, in_peace: bool = False) -> None:
+        """It is no member now: everything that runs on it is interrupted with the error. `in_peace`: it has
+        not failed."""
         self.state = state
-        self.error = error.message
-        self.model = None
+        self.error = "" if in_peace else error.message
+        self.model = self.membership = None
         self.prefixes.clear()
         for flight in list(self.flights):
+            flight.was_moved = in_peace
             flight.interrupt(error)
 
     def fly(self, tokens: int, prefill: int = 0) -> Flight:
@@ -110,6 +120,29 @@ class Worker:
         self._on_free()
 
 
+class Membership:
+    """What the connection to a worker tells of itself, from joining to the end; called in the pool's loop."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.is_lost = False
+        self.is_ending = False
+        self._worker = worker
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self.is_lost = True
+        self._tell()
+
+    def ending(self) -> None:
+        """The worker takes nothing new and will end when what runs has ended."""
+        self.is_ending = True
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._worker.membership is self:
+            self._worker.suspect()
+
+
 class Flight:
     """One request's stay on one worker.
 
@@ -120,7 +153,7 @@ class Flight:
 
     __slots__ = (
         *("_cancelling", "_interrupted", "_task"),
-        *("lost", "model", "on_interrupt", "prefill", "tokens", "worker"),
+        *("lost", "model", "on_interrupt", "prefill", "tokens", "was_moved", "worker"),
     )
 
     def __init__(self, worker: Worker, tokens: int, prefill: int) -> None:
@@ -131,6 +164,8 @@ class Flight:
         self.prefill = prefill
         self.lost: DcModelError | None = None
         """Why the worker was given up."""
+        self.was_moved = False
+        """The worker did not fail: it left."""
         self.on_interrupt: WeakMethod[Callable[[], None]] | None = None
         """Called then, where nothing waits."""
         self._task: asyncio.Task[object] | None = None

@@ -20,7 +20,7 @@ async def workers():
 
 def joined(name: str) -> Worker:
     worker = Worker(name, SETTINGS.streams_per_worker, SETTINGS.max_blocks, lambda: None)
-    worker.enter(object(), 0.0)
+    worker.enter(object(), None, 0.0)
     return worker
 
 
