@@ -17,11 +17,10 @@ from collections.abc import Callable
 from lmql_backends.lmtp.server.contracts import Models, Routes
 from lmql_backends.lmtp.server.openai.chat import ChatRoute
 from lmql_backends.lmtp.server.openai.completions import CompletionRoute
-from lmql_backends.lmtp.server.openai.errors import error_response
 from lmql_backends.lmtp.server.openai.listing import MODELS, Listing
 from lmql_backends.lmtp.server.openai.service import Service, guarded
 
-__all__ = ["error_response", "openai_routes"]
+__all__ = ["openai_routes"]
 
 
 def openai_routes(models: Models, *, clock: Callable[[], float] = time.time) -> Routes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dcmodel.constraint import Constraint
+from dcmodel.errors import InvalidRequestError
 from dcmodel.llm.prompts import prompt_ids as encoded_prompt
 from dcmodel.llm.prompts import text_ids
 from dcmodel.types import GenerateRequest
@@ -43,7 +44,12 @@ def _prompt_job(
     prompt: str | Sequence[int],
 ) -> PromptJob:
     tokenizer = served.model.tokenizer
-    ids = _encoded(tokenizer, prompt, add_special=body.add_special_tokens is not False)
+    try:
+        ids = _encoded(tokenizer, prompt, add_special=body.add_special_tokens is not False)
+    except FieldError:
+        raise
+    except InvalidRequestError as error:
+        raise FieldError.about("prompt", error) from error
     max_tokens = body.max_tokens
     check_room(served, ids, max_tokens or 0)
     draws: tuple[GenerateRequest, ...] = ()

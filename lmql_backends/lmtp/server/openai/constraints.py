@@ -28,7 +28,7 @@ def constraint_of(body: Generation, vocab_size: int) -> tuple[Constraint | None,
         try:
             found.append(kind(value))
         except DcModelError as error:
-            raise FieldError(name, error.message, remedy=error.remedy, code="invalid_constraint") from error
+            raise FieldError.about(name, error) from error
         names.append(name)
     if not found:
         return None, ""

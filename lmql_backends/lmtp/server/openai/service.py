@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from dcmodel.errors import InvalidConstraintError
-from lmql_backends.lmtp.protocol.errors import code_of
 from lmql_backends.lmtp.server.contracts import Handler, HttpRequest, HttpResponse, Models
 from lmql_backends.lmtp.server.openai.answers import Head
 from lmql_backends.lmtp.server.openai.errors import FieldError, response_of
@@ -45,7 +44,7 @@ def about(field: str) -> Iterator[None]:
     except FieldError:
         raise
     except InvalidConstraintError as error:
-        raise FieldError(field, error.message, remedy=error.remedy, code=code_of(type(error))) from error
+        raise FieldError.about(field, error) from error
 
 
 async def off_loop(size: int, work: Callable[[], T]) -> T:
