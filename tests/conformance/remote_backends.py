@@ -15,7 +15,9 @@ from dcmodel.llm import LLM
 from dcmodel.loop import run
 from dcmodel.model import DcModel
 from lmql_backends.lmtp.clients.address import Address
+from lmql_backends.lmtp.clients.child_spec import ChildSpec
 from lmql_backends.lmtp.clients.in_process import InProcessConnector
+from lmql_backends.lmtp.clients.process import NO_RETRY, ProcessConnector
 from lmql_backends.lmtp.clients.websocket import WebSocketConnector
 from lmql_backends.lmtp.model import LMTPDcModel
 from lmql_backends.lmtp.server.contracts import Models, ServedModel
@@ -48,6 +50,24 @@ def lmtp_case() -> Iterator[Case]:
 
     yield replace(fake, name="lmtp", open=open_model)
     run(server.aclose())
+
+
+@contextmanager
+def process_case() -> Iterator[Case]:
+    """Over a socket to one child process, at which each model has a name of its own."""
+    fake = fake_case()
+    numbers = count()
+    spec = ChildSpec(model="fakes", factory="fakes.child_models:fake_models")
+    first = run(LMTPDcModel.open(ProcessConnector(spec), str(next(numbers)), retry=NO_RETRY))
+
+    def open_model(**options: int) -> DcModel:
+        if "max_context" in options:
+            options["max_positions"] = options.pop("max_context")
+        name = f"{next(numbers)}?" + "&".join(f"{key}={value}" for key, value in options.items())
+        return run(LMTPDcModel.open(ProcessConnector(spec), name, retry=NO_RETRY))
+
+    yield replace(fake, name="process", open=open_model)
+    run(first.aclose())
 
 
 async def _started(models: Models) -> LMTPServer:
