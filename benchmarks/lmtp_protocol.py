@@ -159,9 +159,9 @@ def table_of(cases: Sequence[Case], rates: dict[int, dict[str, Spread]]) -> Tabl
         ("known of a token", "in a frame", "form", "bytes per token", "encode", "decode", "both", ""),
     )
     for place, case in enumerate(cases):
-        frame = case.encode()
+        frame, of = case.encode(), rates[place]
+        together = Spread(of["both"].low / 1e3, of["both"].median / 1e3, of["both"].high / 1e3)
         size = len(frame.encode() if isinstance(frame, str) else frame) / case.tokens
-        of = rates[place]
         met = of["both"].median >= TARGET
         table.add(
             (
