@@ -55,7 +55,7 @@ class Backend(ABC):
     model_format: ClassVar[str] = "safetensors"
     """In which form it takes the embedded model: ``safetensors`` (a checkpoint's folder) or ``gguf``.
 
-    Empty where it takes neither, say because its models are elsewhere."""
+    Empty where it takes neither, say because its models are elsewhere: it is given the name ``embedded``."""
     guarantees: ClassVar[Mapping[str, str]]
     """For `dcmodel backends`: guarantee -> ``exact``, ``approximate``, ``no``, or a few words."""
 

@@ -162,7 +162,8 @@ class Registry:
         backend = self.backend(decision.backend)
         self._check_installed(backend)
         try:
-            path = str(self.embedded_path(backend.model_format)) if model == EMBEDDED else model
+            has_file = model == EMBEDDED and bool(backend.model_format)
+            path = str(self.embedded_path(backend.model_format)) if has_file else model
             loaded = backend.load(path, options)
         except MissingPackageError as error:  # a tokenizer's own package; its message has the pip line
             raise MissingDependencyError(str(error)) from error
