@@ -11,7 +11,7 @@ RUNTIME := $(VENV)/.dcmodel-runtime
 TOOLS := $(VENV)/.dcmodel-tools
 PYTEST_ARGS ?=
 
-.PHONY: help demo test llamacpp check format bench tiny clean
+.PHONY: help demo test soak llamacpp check format bench tiny clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -26,6 +26,9 @@ test: $(TOOLS) ## install, then the whole test suite
 
 llamacpp: $(TOOLS) ## compile llama-cpp-python, once, and install it: `make test` does that
 	@$(BIN)/python scripts/install_llama_cpp.py
+
+soak: $(TOOLS) ## the server under load and faults, for several minutes (make test has a short form)
+	SOAK_REQUESTS=10000 SOAK_STREAMS=1000 SOAK_CONNECTIONS=50 $(BIN)/python -m pytest tests/soak $(PYTEST_ARGS)
 
 check: $(TOOLS) ## lint, formatting and types
 	$(BIN)/ruff check .
