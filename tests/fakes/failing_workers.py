@@ -64,12 +64,12 @@ class Site:
         self.workers[address] = FailingWorker(model)
         return self.workers[address]
 
-    async def connect(self, address: str, on_lost: Callable[[], None]) -> Link:
+    async def connect(self, address: str, membership) -> Link:
         worker = self.workers.get(address)
         if worker is None or worker.is_dead:
             raise ConnectionRefusedError(f"nobody listens at {address}")
         await worker.awake.wait()
-        return Link(worker, on_lost)
+        return Link(worker, membership)
 
     async def probe(self, link: DcModel) -> None:
         assert isinstance(link, Link)
@@ -83,11 +83,11 @@ class Site:
 class Link(DcModel):
     """A client's end of a connection to a worker."""
 
-    def __init__(self, worker: FailingWorker, on_lost: Callable[[], None]) -> None:
+    def __init__(self, worker: FailingWorker, membership) -> None:
         self.worker = worker
         self.info = worker.model.info
         self.tokenizer = worker.model.tokenizer
-        self._on_lost = on_lost
+        self._membership = membership
         self._error: Exception | None = None
         self._waits: set[asyncio.Timeout] = set()
         worker.links.add(self)
@@ -97,7 +97,7 @@ class Link(DcModel):
         if self._error is None:
             self._error = error
             if not isinstance(error, ModelClosedError):
-                self._on_lost()
+                self._membership.lost()
             for scope in self._waits:
                 scope.reschedule(asyncio.get_running_loop().time())
 

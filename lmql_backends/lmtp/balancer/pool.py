@@ -77,7 +77,7 @@ class Pool:
         """A worker to be joined; nothing happens if it is one already."""
         if self._is_closed:
             raise ModelClosedError("the balancer was closed.")
-        if (known := self._members.get(address)) is not None and not known.is_leaving:
+        if (known := self._members.get(address)) is not None and not (known.is_leaving or known.is_forgotten):
             return known
         settings = self.settings
         worker = Worker(address, settings.streams_per_worker, settings.max_blocks, self.admission.pump)
@@ -103,6 +103,17 @@ class Pool:
             self.admission.pump()
         await asyncio.wait([task])
         return True
+
+    def forget(self, address: str) -> None:
+        """A worker is gone for good: what runs on it goes on elsewhere at once."""
+        worker = self._members.get(address)
+        if worker is None or worker.state is WorkerState.GONE:
+            return
+        if worker.membership is not None:
+            worker.membership.lost()
+        worker.is_forgotten = True
+        if worker.state is WorkerState.JOINING:
+            self._tasks[worker].cancel()
 
     def report(self, flight: Flight, error: BaseException) -> None:
         """A request has lost its worker: nothing new for that one until it has answered a question."""
@@ -133,7 +144,7 @@ class Pool:
         settings = self.settings
         most = settings.pause_seconds
         try:
-            while not worker.is_leaving:
+            while not worker.is_leaving and not worker.is_forgotten:
                 model, membership = await self._join(worker)
                 joined = self.loop.time()
                 try:

@@ -41,6 +41,8 @@ class Worker:
         """Outstanding tokens."""
         self.flights: set[Flight] = set()
         self.prefixes = PrefixIndex(max_blocks)
+        self.is_forgotten = False
+        """It is not joined again."""
         self.failures = 0
         """Probes that failed since the last sign of life."""
         self.last_sign = 0.0
