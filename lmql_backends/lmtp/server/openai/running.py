@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any
 
 from dcmodel.model import DcModel, GenerateStream
 from dcmodel.types import Completion, GenerateRequest, ScoredContinuation
 from lmql_backends.lmtp.server.openai.jobs import Job, PromptJob
-
-T = TypeVar("T")
 
 
 class PromptResult:
@@ -64,19 +62,15 @@ def start_all(
     return mine
 
 
-async def at_once(work: Sequence[Awaitable[None]]) -> None:
+async def at_once(work: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Wait for all; the first error cancels the others, and is raised as it is."""
     if len(work) == 1:
         await work[0]
         return
-
-    async def one(item: Awaitable[T]) -> T:
-        return await item
-
     try:
         async with asyncio.TaskGroup() as group:
             for item in work:
-                group.create_task(one(item))
+                group.create_task(item)
     except BaseExceptionGroup as failures:
         raise first_of(failures) from None
 
