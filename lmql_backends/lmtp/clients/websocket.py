@@ -81,6 +81,8 @@ class WebSocketConnector(Connector):
         except InvalidStatus as error:
             raise self._refused(error.response) from error
         except InvalidHandshake as error:
+            if isinstance(error.__cause__, OSError | EOFError):  # cut in the middle of it
+                raise self._unreachable(error.__cause__) from error
             raise SetupError(
                 f"{self.name} does not answer as a server of ours does: {error}.",
                 remedy="Check host and port; start one with `dcmodel serve`.",
@@ -91,10 +93,7 @@ class WebSocketConnector(Connector):
                 remedy='Name its authority: extra={"ca_file": ...}.',
             ) from error
         except (OSError, EOFError, TimeoutError) as error:
-            raise ConnectionLostError(
-                f"{self.name} cannot be reached: {error or type(error).__name__}.",
-                remedy="Check that the server runs; start one with `dcmodel serve`.",
-            ) from error
+            raise self._unreachable(error) from error
         if socket.subprotocol != self._codec.subprotocol:
             await socket.close()
             raise SetupError(
@@ -102,6 +101,13 @@ class WebSocketConnector(Connector):
                 remedy="Install the same dcmodel on both sides.",
             )
         return WebSocketTransport(self.name, socket, self._codec, receiver)
+
+    def _unreachable(self, error: BaseException) -> DcModelError:
+        why = str(error).rstrip(".") or type(error).__name__
+        return ConnectionLostError(
+            f"{self.name} cannot be reached: {why}.",
+            remedy="Check that the server runs; start one with `dcmodel serve`.",
+        )
 
     def _refused(self, response: Response) -> DcModelError:
         status, why = response.status_code, _reason(response.body)
