@@ -1,0 +1,120 @@
+"""Endpoint, key, headers and Azure's ways, all from the `openai` SDK's own client object."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dcmodel.errors import CapabilityError, MissingDependencyError, SetupError
+from lmql_backends.openai.transport.http import Target
+
+if TYPE_CHECKING:
+    import openai
+
+DROPPED_HEADERS = frozenset({"host", "connection", "content-length", "accept-encoding"})
+"""Those that the HTTP client sets itself: it knows what it can decompress."""
+NO_KEY = "none"
+"""Sent where no key is known and the endpoint is not OpenAI's: local servers want none."""
+
+
+def make_client(
+    *, base_url: str | None = None, api_key: str | None = None, azure: bool = False, **options: Any
+) -> openai.AsyncOpenAI:
+    """A client of the SDK, from arguments and, where they are missing, from the SDK's environment variables.
+
+    `options` are those of `openai.AsyncOpenAI`, or of `openai.AsyncAzureOpenAI` with `azure`. Raises
+    `MissingDependencyError`, and `SetupError` where the SDK refuses.
+    """
+    sdk = _import_sdk()
+    if base_url is not None:
+        options["base_url"] = base_url
+        if api_key is None and not azure and not _has_key_in_environment():
+            api_key = NO_KEY
+    if api_key is not None:
+        options["api_key"] = api_key
+    try:
+        client: openai.AsyncOpenAI = (sdk.AsyncAzureOpenAI if azure else sdk.AsyncOpenAI)(**options)
+    except (sdk.OpenAIError, TypeError, ValueError) as error:
+        raise SetupError(
+            f"the openai package refuses this configuration: {error}",
+            remedy="Set OPENAI_API_KEY, or pass api_key= (and base_url= for another server than OpenAI's).",
+        ) from error
+    return client
+
+
+class Configuration:
+    """What a client of the SDK knows of its endpoint. The SDK builds the head of each request; we send it.
+
+    Heads are kept, per route and model, where the credentials are fixed; with a function that provides keys
+    or tokens the SDK is asked each time.
+    """
+
+    def __init__(self, client: openai.AsyncOpenAI) -> None:
+        """Raises `CapabilityError` where a client signs each request, or brings an HTTP client."""
+        _check_supported(client)
+        self.client = client
+        self.base_url = str(client.base_url)
+        providers = ("_api_key_provider", "_azure_ad_token_provider")
+        self._is_fixed = all(getattr(client, name, None) is None for name in providers)
+        self._targets: dict[tuple[str, str, str], Target] = {}
+
+    def key(self, model: str) -> tuple[str, str, str]:
+        """What shares a gate: endpoint, account and model. The key itself is not in it."""
+        account = hashlib.sha256(repr((self.client.api_key, self.client.organization)).encode()).hexdigest()
+        return (self.base_url, account[:16], model)
+
+    async def target(self, method: str, path: str, model: str) -> Target:
+        """URL and headers of a request."""
+        place = (method, path, model)
+        target = self._targets.get(place)
+        if target is None:
+            target = await self._build(method, path, model)
+            if self._is_fixed:
+                self._targets[place] = target
+        return target
+
+    async def _build(self, method: str, path: str, model: str) -> Target:
+        from openai._models import FinalRequestOptions
+
+        body: Mapping[str, Any] | None = {"model": model} if method == "POST" else None
+        options = FinalRequestOptions.construct(method=method.lower(), url=path, json_data=body)
+        try:
+            options = await self.client._prepare_options(options)
+            request = self.client._build_request(options)
+            await self.client._prepare_request(request)
+        except (_import_sdk().OpenAIError, TypeError, ValueError) as error:
+            raise SetupError(f"the openai package cannot authenticate: {error}") from error
+        headers = {name: value for name, value in request.headers.items() if name not in DROPPED_HEADERS}
+        return Target(str(request.url), headers)
+
+
+def _check_supported(client: Any) -> None:
+    for name in ("workload_identity", "_provider"):
+        if getattr(client, name, None) is not None:
+            raise CapabilityError(
+                f"the client authenticates by {name.strip('_')}, which needs the SDK for each request.",
+                remedy="Give a client with api_key=, or Azure's azure_ad_token_provider=.",
+            )
+    kind = type(client._client).__name__
+    if kind != "AsyncHttpxClientWrapper":
+        raise CapabilityError(
+            f"the client has an http_client of its own ({kind}), which dcmodel would not use.",
+            remedy="Leave http_client out; proxies are taken from HTTPS_PROXY and its like.",
+        )
+
+
+def _has_key_in_environment() -> bool:
+    import os
+
+    return bool(os.environ.get("OPENAI_API_KEY"))
+
+
+def _import_sdk() -> Any:
+    try:
+        import openai
+    except ImportError as error:
+        raise MissingDependencyError(
+            "the OpenAI backend needs the package openai.", remedy="Run: pip install 'dcmodel[openai]'"
+        ) from error
+    return openai
