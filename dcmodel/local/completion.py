@@ -79,6 +79,8 @@ def _certificate(sequence: Sequence, valid: bool | None) -> Certificate:
 def token_logprobs(record: LogprobRecord) -> TokenLogprobs:
     """A sequence's record of one token as callers see it."""
     raw, masked, mass, top_raw, top_masked = record
+    if top_raw is None and top_masked is None:
+        return TokenLogprobs(raw_logprob=raw, masked_logprob=masked, log_mass=mass)
     return TokenLogprobs(
         raw_logprob=raw,
         masked_logprob=masked,

@@ -12,7 +12,9 @@ class TextAssembler:
 
     def __init__(self, tokenizer: Tokenizer, *, skip: int = 0) -> None:
         """`skip`: how many bytes at the beginning are not shown."""
-        self._tokenizer = tokenizer
+        self._token_bytes = tokenizer.token_bytes
+        self._vocab_size = tokenizer.vocab_size
+        self._special = tokenizer.special_token_ids
         self._skip = skip
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = bytearray()
@@ -21,9 +23,16 @@ class TextAssembler:
     def push(self, token_id: int, releasable: int | None) -> str:
         """The text that this token adds, given that only the first `releasable` bytes may be shown
         (None: all). Special tokens add nothing."""
-        is_text = token_id < self._tokenizer.vocab_size and token_id not in self._tokenizer.special_token_ids
-        if is_text:  # a model's rows may go past its vocabulary
-            self._held += self._tokenizer.token_bytes(token_id)
+        # A model's rows may go past its vocabulary.
+        is_text = token_id < self._vocab_size and token_id not in self._special
+        if releasable is None and not self._skip and not self._held:
+            if not is_text:
+                return ""
+            data = self._token_bytes(token_id)
+            self._released += len(data)
+            return self._decoder.decode(data)
+        if is_text:
+            self._held += self._token_bytes(token_id)
         return self._release(releasable, final=False)
 
     def finish(self, releasable: int | None) -> str:
