@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from dcmodel.constraint import CompiledConstraint, Matcher
-from dcmodel.constraints import ConstraintCache
+from dcmodel.constraints import ConstraintCache, FixedMask
 from dcmodel.constraints.canonical import CanonicalCompiled, CanonicalPairs
 from dcmodel.constraints.healing import AnyTokens, HealingCompiled
 from dcmodel.types import GenerateRequest
@@ -30,6 +30,8 @@ class MatcherMaker:
         """Whether `matcher` has nothing to compile, so that it takes microseconds."""
         if request.constraint is None:
             return not request.healed
+        if isinstance(request.constraint, FixedMask):
+            return True
         if request.constraint.is_about_tokens:  # a caller's function is never called on an event loop
             return False
         return self._cache.peek(request.constraint, self._tokenizer) is not None
@@ -42,7 +44,10 @@ class MatcherMaker:
         if request.constraint is None and not request.healed and not request.canonical:
             return None
         compiled: CompiledConstraint = self._anything
-        if request.constraint is not None:
+        if isinstance(request.constraint, FixedMask):
+            # Made at once, and each is another one: kept, they would drive out what is dear.
+            compiled = request.constraint.compile(self._tokenizer)
+        elif request.constraint is not None:
             compiled = self._cache.get(request.constraint, self._tokenizer)
         if request.healed:
             compiled = self._healing(request.healed, compiled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
@@ -18,6 +19,8 @@ Key = tuple[str, tuple[int, ...]]
 Emit = Callable[[LegacyScore, Sequence[ScoreItem | ErrorItem]], None]
 MAX_TOGETHER = 256
 """Continuations in one request."""
+TURNS = 4
+"""From a socket that can be read to the frames in it, and one more."""
 
 
 class ScoreQueue:
@@ -48,11 +51,20 @@ class ScoreQueue:
     async def run(self, key: Key) -> None:
         """Score what waits under a key, until nothing does."""
         try:
+            await self._arrivals(key)
             while batch := self._waiting[key][:MAX_TOGETHER]:
                 del self._waiting[key][:MAX_TOGETHER]
                 await self._answer(key[0], batch)
         finally:
             del self._waiting[key]
+
+    async def _arrivals(self, key: Key) -> None:
+        """Let what the client sent at once arrive: as long as a few turns of the loop bring more of it."""
+        waiting, count = self._waiting[key], 0
+        while count < len(waiting) < MAX_TOGETHER:
+            count = len(waiting)
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
 
     async def _answer(self, name: str, batch: Sequence[LegacyScore]) -> None:
         """Answer each; where that fails together, each by itself, so that only the bad ones fail."""

@@ -8,11 +8,21 @@ import threading
 import numpy as np
 import pytest
 
-from dcmodel.constraints import FixedMask, MaskFunction, Stop, TokenSet, mask_function, watch_stops
+from dcmodel.constraints import (
+    ConstraintCache,
+    FixedMask,
+    MaskFunction,
+    Stop,
+    TokenSet,
+    mask_function,
+    watch_stops,
+)
 from dcmodel.constraints.mask_function import caller_loop
 from dcmodel.errors import ConstraintRuntimeError, DeadEndError, InvalidConstraintError, TokenRangeError
+from dcmodel.local.matching import MatcherMaker
 from dcmodel.loop import background_loop
 from dcmodel.mask import TokenMask
+from dcmodel.types import GenerateRequest
 
 
 @pytest.mark.parametrize(
@@ -416,3 +426,15 @@ def test_many_stop_strings(small):
     assert matcher.advance(list(b"x stop number 17")) == 15
     assert matcher.matched == "stop number 1"
     assert matcher.cut == 2
+
+
+def test_fixed_masks_drive_nothing_out_of_the_cache(small):
+    cache = ConstraintCache()
+    makers = MatcherMaker(small, cache)
+    for token_id in range(200):
+        request = GenerateRequest(
+            prompt_ids=(5,), constraint=FixedMask(TokenMask.from_ids([token_id, 97], 288))
+        )
+        assert makers.is_ready(request)
+        assert makers.matcher(request) is not None
+    assert len(cache) == 0
