@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 from dctokenizers import MissingPackageError, TokenizerError, from_gguf
 from dctokenizers.codec import Codec, PortableCodec
@@ -41,6 +43,9 @@ class LlamaCodec(Codec):
         # What SentencePiece writes for a blank is a letter of its own in a text, except where the text of
         # special tokens is read, which may hold it.
         self._marks = re.compile(f"({SPACE_MARK}+)") if len(self._bytes) == 256 else None
+        self._packing = threading.Lock()
+        self._is_packed = False
+        self._portable: PortableCodec | None = None
 
     @property
     def has_prefix(self) -> bool:
@@ -53,11 +58,15 @@ class LlamaCodec(Codec):
         return self._encode(self._start, text, parse_special)
 
     def portable(self) -> PortableCodec | None:
-        """As `from_gguf` reads the file, which encodes alike; whoever unpacks it checks that it does."""
-        try:
-            return from_gguf(self._start.path).codec.portable()
-        except (TokenizerError, MissingPackageError):
-            return None
+        """As `from_gguf` reads the file, which encodes alike; whoever unpacks it checks that it does.
+
+        Reading takes seconds; it is done once.
+        """
+        with self._packing:
+            if not self._is_packed:
+                self._portable = _without_llama_cpp(self._start.path)
+                self._is_packed = True
+        return self._portable
 
     def _encode(self, first: LlamaModel, text: str, parse_special: bool) -> list[int]:
         """`first` encodes what stands before the first mark."""
@@ -71,6 +80,13 @@ class LlamaCodec(Codec):
                 token_ids += _tokenize(first, part, parse_special)
             first = self._model
         return token_ids
+
+
+def _without_llama_cpp(path: Path) -> PortableCodec | None:
+    try:
+        return from_gguf(path).codec.portable()
+    except (TokenizerError, MissingPackageError):
+        return None
 
 
 def _tokenize(model: LlamaModel, text: str, parse_special: bool) -> list[int]:

@@ -42,7 +42,7 @@ class PortableTokenizer:
 
 
 def pack(tokenizer: Tokenizer) -> PortableTokenizer:
-    """Takes up to a second for 200,000 ids."""
+    """Takes a second or so for a large vocabulary, some more where the encoder's file is read again."""
     codec = tokenizer.codec.portable() or PortableCodec(VOCABULARY)
     data = struct.pack("<Q", len(codec.data)) + codec.data + _vocabulary_bytes(tokenizer.vocabulary)
     fields: dict[str, Any] = {

@@ -40,7 +40,7 @@ def to_wire(id_: int, error: BaseException, *, details: Mapping[str, Any] | None
         )
     kind = next(kind for kind in type(error).__mro__ if kind.__name__ in vars(errors))
     facts = {
-        name: value
+        name: _text(value) if isinstance(value, str) else value
         for name, kinds in FACTS.items()
         if isinstance(value := getattr(error, name, None), kinds) and value != ""
     }

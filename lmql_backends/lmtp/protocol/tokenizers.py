@@ -8,7 +8,7 @@ from lmql_backends.lmtp.protocol.messages import TokenizerFile
 
 
 def to_wire(id_: int, tokenizer: Tokenizer) -> TokenizerFile:
-    """Takes up to a second for a large vocabulary: to be called on a thread, and kept by the model."""
+    """Takes seconds for a large vocabulary: to be called on a thread, and kept by the model."""
     packed = pack(tokenizer)
     return TokenizerFile(id=id_, form=packed.form, data=packed.data, fields=dict(packed.fields))
 

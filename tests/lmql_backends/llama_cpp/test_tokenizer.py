@@ -25,6 +25,8 @@ from llguidance import LLMatcher, grammar_from
 import dctokenizers
 from dcmodel.errors import ModelLoadError, ModelNotFoundError
 from dctokenizers.bridge import agrees
+from lmql_backends.llama_cpp import codec
+from lmql_backends.llama_cpp.codec import LlamaCodec
 from lmql_backends.llama_cpp.model import open_model
 from lmql_backends.llama_cpp.tokenizer import chat_template, load_tokenizer
 
@@ -254,3 +256,25 @@ def test_the_chat_template_is_the_files(tmp_path):
     without = save_vocabulary(tmp_path / "b.gguf", **byte_level_fields())
     assert chat_template(open_model(with_one, vocab_only=True)) == template
     assert chat_template(open_model(without, vocab_only=True)) == ""
+
+
+@pytest.mark.parametrize("name", ["llama-spm", "starcoder"])
+def test_a_tokenizer_travels_without_llama_cpp(real, name):
+    tokenizer = real(name)[0]
+    found = dctokenizers.unpack(dctokenizers.pack(tokenizer))
+    assert not isinstance(found.codec, LlamaCodec)
+    assert tokenizer.codec.portable() is tokenizer.codec.portable()
+    check_equal(found, tokenizer)
+
+
+def test_of_a_kind_that_only_llama_cpp_reads_the_vocabulary_travels(tmp_path, monkeypatch):
+    tokenizer = load_tokenizer(save_vocabulary(tmp_path / "own.gguf", **byte_level_fields()), name="own")
+    monkeypatch.setattr(codec, "from_gguf", refuse)
+    found = dctokenizers.unpack(dctokenizers.pack(tokenizer))
+    assert found.fingerprint == tokenizer.fingerprint
+    with pytest.raises(dctokenizers.TokenizerError, match="cannot leave"):
+        found.encode("a")
+
+
+def refuse(path):
+    raise dctokenizers.TokenizerError(f"{path} is of another kind.")
