@@ -54,7 +54,7 @@ class Configuration:
         """Raises `CapabilityError` where a client signs each request, or brings an HTTP client."""
         _check_supported(client)
         self.client = client
-        self.base_url = str(client.base_url)
+        self.base_url = str(client.base_url).rstrip("/")
         providers = ("_api_key_provider", "_azure_ad_token_provider")
         self._is_fixed = all(getattr(client, name, None) is None for name in providers)
         self._targets: dict[tuple[str, str, str], Target] = {}

@@ -28,7 +28,8 @@ MAX_SHOWN = 500
 NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 UNSUPPORTED = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter"})
 TOO_LONG = re.compile(
-    r"context.length|maximum context|context window|too many tokens|max_model_len|n_ctx", re.I
+    r"context.length|maximum context|context window|too many tokens|max_model_len|n_ctx|request too large",
+    re.I,
 )
 PROMPT_PARAMS = frozenset({"prompt", "messages", "input"})
 
