@@ -21,7 +21,7 @@ SALVAGED_BYTES = 1 << 20
 """In larger frames, the good messages beside a bad one are kept only where the messages are few."""
 FEW_MESSAGES = 1024
 MAX_BAD = 64
-"""How many messages of a frame are complained of one by one."""
+"""Behind so many bad messages, a frame is not read on: complaints cost more time than messages."""
 MAX_ID = (1 << 53) - 1
 # Everything that msgspec raises for bytes from elsewhere; a RecursionError is no ValueError.
 UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError, OverflowError)
@@ -117,10 +117,10 @@ class _Reader(Generic[M]):
             try:
                 found.messages.append(self._one.decode(raw))
             except UNREADABLE as problem:
+                found.bad.append(_complaint(f"message {place}", problem, self._id_of(raw)))
                 if len(found.bad) == MAX_BAD:
-                    found.bad.append(BadFrame(message="more messages of this frame cannot be read."))
-                if len(found.bad) < MAX_BAD:
-                    found.bad.append(_complaint(f"message {place}", problem, self._id_of(raw)))
+                    found.bad.append(BadFrame(message=f"messages behind message {place} were not read."))
+                    break
         return found
 
     def _id_of(self, raw: msgspec.Raw) -> int | None:

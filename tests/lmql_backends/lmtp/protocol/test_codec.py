@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import msgspec
 import pytest
@@ -164,10 +165,13 @@ def test_an_empty_list_is_a_frame_without_messages(codec):
     assert codec.decode_client(codec.encode([])) == ([], [])
 
 
-def test_a_frame_full_of_nonsense_is_answered_briefly():
+def test_a_frame_full_of_nonsense_is_not_read_to_its_end():
     found = JSON.decode_client(json.dumps([{"type": "x", "id": n} for n in range(500)]))
     assert len(found.bad) == MAX_BAD + 1
-    assert found.bad[-1].message == "more messages of this frame cannot be read."
+    assert found.bad[-1].message == f"messages behind message {MAX_BAD - 1} were not read."
+    begin = time.process_time()
+    JSON.decode_client(f"[{'0,' * (SALVAGED_BYTES // 2 - 2)}0]")
+    assert time.process_time() - begin < 1.0
 
 
 def test_of_a_large_frame_with_many_messages_none_is_salvaged():
