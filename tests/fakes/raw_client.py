@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import socket
 import struct
 from contextlib import asynccontextmanager, suppress
 
@@ -105,8 +106,14 @@ class RawClient:
 
 
 @asynccontextmanager
-async def raw_client(port: int):
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def raw_client(port: int, *, receive_buffer: int | None = None):
+    """`receive_buffer`: how much the system keeps for a client that reads nothing."""
+    connected = socket.socket()
+    if receive_buffer is not None:
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connected.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connected, ("127.0.0.1", port))
+    reader, writer = await asyncio.open_connection(sock=connected)
     try:
         yield RawClient(reader, writer)
     finally:

@@ -118,6 +118,8 @@ class Writer:
         self._news = asyncio.Event()
         self._closing: tuple[int, str] | None = None
         self._deadline: asyncio.Timeout | None = None
+        self._is_lost = False
+        """Nothing more is sent to this client."""
 
     def attach(self, peer: Peer) -> None:
         """Whom to hold when the client does not keep up."""
@@ -125,6 +127,8 @@ class Writer:
 
     def put(self, frame: Frame) -> None:
         """Send it when those before it have been sent."""
+        if self._is_lost:
+            return
         self._frames.append(frame)
         self._bytes += len(frame)
         self._news.set()
@@ -134,6 +138,7 @@ class Writer:
             self._is_held = True
             self._peer.pause()
         if not self._peer.can_pause and self._bytes > self._high * OVERFLOW and self._deadline is not None:
+            self._is_lost = True
             self._deadline.reschedule(0.0)
 
     def close(self, code: int, reason: str) -> None:
@@ -152,6 +157,8 @@ class Writer:
                     await self._close(*self._closing)
                     return
         except TimeoutError:
+            self._is_lost = True
+            self._frames.clear()
             logger.warning("%s does not read what it asked for and is cut off.", self._client)
             await self._close(SLOW_CONSUMER, "slow consumer")
         except OSError:
