@@ -148,7 +148,7 @@ class RemoteScheduler(SequenceRunner):
         while ready:
             going = [run for run in ready if not run.sequence.is_complete]
             finished += [self._finish(run) for run in ready if run.sequence.is_complete]
-            ready = self._ask(going)
+            ready = [*self._ask(going), *self._admit(finished)]  # who finished made room
         notify_loops([*armed, *finished])
 
     def _take(self, run: _Run, answer: Answer) -> None:
