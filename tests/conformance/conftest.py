@@ -13,7 +13,7 @@ from conformance.remote_backends import in_process_case, lmtp_case, process_case
 from dcmodel.model import DcModel
 
 # The fake engine's distribution is a closed form; `random` and `random-gguf` are a random model.
-DEFAULT_BACKENDS = ("fake", "random", "transformers", "random-gguf", "llama_cpp")
+DEFAULT_BACKENDS = ("fake", "lmtp", "process", "random", "transformers", "random-gguf", "llama_cpp")
 # The fake engine, at the other end of a connection.
 REMOTE_CASES = {"in-process": in_process_case, "lmtp": lmtp_case, "process": process_case}
 
