@@ -91,7 +91,8 @@ class ServerConnection:
         self._outbox.put(GoAway(reason=reason, retry_after=retry_after))
 
     def pause(self) -> None:
-        """The transport's reader is slow: nothing is sent, and no stream is read, until `resume`."""
+        """The client reads too slowly: nothing is sent, and no stream is read, until `resume`. Meanwhile the
+        transport takes in nothing more from this client: answers to new questions would gather."""
         self._outbox.hold()
 
     def resume(self) -> None:

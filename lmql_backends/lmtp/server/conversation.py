@@ -8,9 +8,10 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
-from dcmodel.errors import DcModelError
+from dcmodel.errors import DcModelError, EngineError
 from lmql_backends.lmtp.protocol import errors
 from lmql_backends.lmtp.protocol.messages import ServerMessage
 from lmql_backends.lmtp.server.contracts import Models, ServedModel
@@ -35,6 +36,10 @@ class Conversation(ABC):
     def abandon(self) -> None:
         """The client is gone: free everything, and say nothing."""
 
+    def lost(self, error: DcModelError) -> None:
+        """Its task ended without an answer, by a defect somewhere below."""
+        self.desk.fail(self, error)
+
 
 class Desk:
     """Who is live, what is to be sent, and the tasks, each of which somebody waits for."""
@@ -50,11 +55,14 @@ class Desk:
         """Sessions that could not be opened, and why: the newest ones, for what is sent to them later."""
         self.tasks: set[asyncio.Task[None]] = set()
 
-    def work(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run it as a task of this connection, which waits for it at its end."""
+    def work(
+        self, coroutine: Coroutine[Any, Any, None], owner: Conversation | None = None
+    ) -> asyncio.Task[None]:
+        """Run it as a task of this connection, which waits for it at its end. `owner`: whom it answers for;
+        should it be cancelled by anybody but its owner, the client is told."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self.tasks.add(task)
-        task.add_done_callback(self._forget)
+        task.add_done_callback(partial(self._forget, owner))
         return task
 
     def is_live(self, conversation: Conversation) -> bool:
@@ -82,10 +90,13 @@ class Desk:
         if len(self.broken) > self.limits.max_streams:
             self.broken.popitem(last=False)
 
-    def _forget(self, task: asyncio.Task[None]) -> None:
+    def _forget(self, owner: Conversation | None, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
             logger.error("a task of a connection failed", exc_info=error)
+        if (error is not None or task.cancelled()) and owner is not None and self.is_live(owner):
+            owner.lost(EngineError("the server gave the request up.", remedy="Its log may say more."))
 
 
 class Lease:
@@ -117,6 +128,12 @@ class Lease:
 
 def failure(id_: int, error: Exception) -> ServerMessage:
     """The answer that says what went wrong; what nobody foresaw goes to the log, too."""
-    if not isinstance(error, DcModelError):
-        logger.error("a request failed unexpectedly", exc_info=error)
-    return errors.to_wire(id_, error)
+    return errors.to_wire(id_, foreseen(error))
+
+
+def foreseen(error: Exception) -> DcModelError:
+    """The error itself; or, for what nobody foresaw, one that says little, and the log says the rest."""
+    if isinstance(error, DcModelError):
+        return error
+    logger.error("a request failed unexpectedly", exc_info=error)
+    return errors.from_wire(errors.to_wire(0, error))

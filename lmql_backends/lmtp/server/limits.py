@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dcmodel.errors import InvalidRequestError
+from dcmodel.errors import ContextLengthError, InvalidRequestError
+from dcmodel.types import ModelInfo
 from lmql_backends.lmtp.protocol.messages import NextTokens, Open, Request, Score
 
 
@@ -31,21 +32,24 @@ class ConnectionLimits:
     max_forks_before: int = 65_536
     """Length of `Open.forked`, and how often a session was forked."""
 
-    def check_request(self, request: Request) -> None:
-        """Raises `InvalidRequestError`."""
+    def check_request(self, request: Request, max_positions: int) -> None:
+        """Raises `InvalidRequestError`. `max_positions`: of the model; 0 where it does not tell."""
+        if not isinstance(request.prompt, str):
+            _check_length(len(request.prompt), max_positions)
         _check(len(request.stop), self.max_stop_strings, "stop strings")
         _check(sum(map(len, request.stop)), self.max_stop_chars, "characters of stop strings")
 
-    def check_open(self, message: Open) -> None:
+    def check_open(self, message: Open, max_positions: int) -> None:
         """Raises `InvalidRequestError`."""
-        self.check_request(message.request)
+        self.check_request(message.request, max_positions)
         _check(len(message.forked), self.max_forks_before, "forks")
         _check(max(message.forked, default=0), self.max_forks_before, "forks of one session")
         if 0 in message.forked[:-1]:
             raise InvalidRequestError("forks are counted from 1.", remedy="Send the numbers as they were.")
 
-    def check_score(self, message: Score) -> None:
+    def check_score(self, message: Score, max_positions: int) -> None:
         """Raises `InvalidRequestError`."""
+        _check_length(len(message.prompt), max_positions)
         _check(len(message.continuations), self.max_continuations, "continuations")
         tokens = sum(map(len, message.continuations))
         numbers = tokens * (1 + message.top_logprobs)
@@ -53,10 +57,11 @@ class ConnectionLimits:
             numbers += len(message.prompt) * (1 + message.prompt_logprobs)
         _check(numbers, self.max_numbers, "log-probabilities in the answer")
 
-    def check_next_tokens(self, message: NextTokens, vocab_size: int) -> None:
+    def check_next_tokens(self, message: NextTokens, info: ModelInfo) -> None:
         """Raises `InvalidRequestError`."""
         _check(len(message.prefixes), self.max_prefixes, "prefixes")
-        width = vocab_size if message.k is None else min(message.k, vocab_size)
+        _check_length(max(map(len, message.prefixes), default=0), info.max_positions)
+        width = info.vocab_size if message.k is None else min(message.k, info.vocab_size)
         _check(len(message.prefixes) * width, self.max_numbers, "log-probabilities in the answer")
 
 
@@ -87,6 +92,15 @@ def _weight(value: object, budget: int) -> int:
             break
         total += _weight(item, budget - total)
     return total
+
+
+def _check_length(length: int, max_positions: int) -> None:
+    """Here, a list costs nothing yet; a model looks at each of its ids before it counts them."""
+    if 0 < max_positions < length:
+        raise ContextLengthError(
+            f"the prompt of {length} tokens does not fit the context of {max_positions}.",
+            remedy="Shorten it, or use a model with a longer context.",
+        )
 
 
 def _check(value: int, limit: int, what: str) -> None:

@@ -31,7 +31,7 @@ class Question(Conversation):
 
     def __init__(self, desk: Desk, message: A, answer: Answerer[A]) -> None:
         super().__init__(desk, message.id)
-        self._task = desk.work(self._run(message, answer))
+        self._task = desk.work(self._run(message, answer), self)
 
     def cancel(self) -> None:
         self.desk.fail(self, RequestCancelledError("the question was cancelled."))
@@ -60,13 +60,13 @@ async def tokenizer(message: GetTokenizer, served: ServedModel, limits: Connecti
 
 
 async def score(message: Score, served: ServedModel, limits: ConnectionLimits) -> ServerMessage:
-    limits.check_score(message)
+    limits.check_score(message, served.model.info.max_positions)
     request = requests.score_from_wire(message, served.model.tokenizer)
     return scored_of(message.id, await served.model.score(request))
 
 
 async def next_tokens(message: NextTokens, served: ServedModel, limits: ConnectionLimits) -> ServerMessage:
-    limits.check_next_tokens(message, served.model.info.vocab_size)
+    limits.check_next_tokens(message, served.model.info)
     prefixes, masks, k = requests.next_tokens_from_wire(message, served.model.tokenizer)
     found = await served.model.next_tokens(prefixes, masks, k)
     return Distributions(id=message.id, items=list(map(distributions.to_wire, found)))

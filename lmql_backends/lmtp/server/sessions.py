@@ -31,7 +31,7 @@ from lmql_backends.lmtp.protocol.messages import (
     Step,
     Stepped,
 )
-from lmql_backends.lmtp.server.conversation import Conversation, Desk, Lease, failure
+from lmql_backends.lmtp.server.conversation import Conversation, Desk, Lease, failure, foreseen
 from lmql_backends.lmtp.server.limits import is_small
 
 
@@ -75,7 +75,7 @@ class RemoteSession(Conversation):
     # -- from the connection -----------------------------------------------------------------------
 
     def open(self, message: Open) -> None:
-        self._worker = self.desk.work(self._open(message))
+        self._worker = self.desk.work(self._open(message), self)
 
     def receive(self, item: Item) -> None:
         is_idle = self._worker is None and self._session is not None
@@ -91,7 +91,7 @@ class RemoteSession(Conversation):
                 )
             )
         elif is_idle:
-            self._worker = self.desk.work(self._work())
+            self._worker = self.desk.work(self._work(), self)
 
     def cancel(self) -> None:
         """Close it; forks that are still to be made are made before."""
@@ -108,12 +108,14 @@ class RemoteSession(Conversation):
     def abandon(self) -> None:
         self._close()
 
+    def lost(self, error: DcModelError) -> None:
+        self._break(error)
+
     # -- its beginning and its end -----------------------------------------------------------------
 
     async def _open(self, message: Open) -> None:
         lease: Lease | None = None
         try:
-            self.desk.limits.check_open(message)
             lease = await Lease.take(self.desk, message.request.model)
             session = await self._made(message, lease)
         except Exception as error:
@@ -130,6 +132,7 @@ class RemoteSession(Conversation):
     async def _made(self, message: Open, lease: Lease) -> Session:
         """A new session; or one that stands where a lost one stood, so that it draws the same numbers."""
         model = lease.served.model
+        self.desk.limits.check_open(message, model.info.max_positions)
         if is_small(message.request):
             request = requests.from_wire(message.request, model.tokenizer)
         else:
@@ -152,21 +155,20 @@ class RemoteSession(Conversation):
             return
         self._begin(session, lease, kept)
         if self._queue:
-            self._worker = self.desk.work(self._work())
+            self._worker = self.desk.work(self._work(), self)
 
     def _break(self, error: Exception) -> None:
         """The end by an error, which answers all that waits and all that comes."""
-        known = error if isinstance(error, DcModelError) else None
+        reason = foreseen(error)
         waiting, was_live = list(self._queue), self.desk.is_live(self)
-        self.desk.fail(self, error)
+        self.desk.fail(self, reason)
         if was_live:
-            reason = known or InvalidRequestError("the session could not be opened.")
             self.desk.break_(self.id, reason)
         for item in waiting:
             if isinstance(item, Question) and was_live:
-                self.desk.outbox.put(failure(self.id, error))
+                self.desk.outbox.put(failure(self.id, reason))
             elif isinstance(item, Forking):
-                item.child._break(error)
+                item.child._break(reason)
         self._close()
 
     def _close(self) -> None:
@@ -219,14 +221,14 @@ class RemoteSession(Conversation):
                     self._session.append(item.token_ids, forced=item.forced)
                 case Rollback() if self._kept is None:
                     self._session.rollback(item.count)
-        except DcModelError as error:
-            self._kept = error
+        except Exception as error:
+            self._kept = foreseen(error)
 
     def _fork(self, session: Session, child: RemoteSession) -> None:
         assert self._lease is not None
         try:
             fork = session.fork()
-        except DcModelError as error:
+        except Exception as error:
             child._break(error)
         else:
             child._adopt(fork, self._lease.share(), self._kept)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from dcmodel.errors import DcModelError
-from dcmodel.model import GenerateStream
+from dcmodel.model import DcModel, GenerateStream
 from dcmodel.types import Certificate, Completion, FinishReason, GenerateRequest, TokenStep, Usage
-from dctokenizers import Tokenizer
 from lmql_backends.lmtp.protocol import requests
 from lmql_backends.lmtp.protocol.columns import columns_of
 from lmql_backends.lmtp.protocol.messages import Done, Generate, Tokens
@@ -43,7 +42,7 @@ class TokenStream(Conversation, Source):
         self._is_read = False
         """Whether all of a stream that cannot be watched is in `_gathered`."""
         self._is_drained = asyncio.Event()
-        self._task = desk.work(self._run())
+        self._task = desk.work(self._run(), self)
 
     def cancel(self) -> None:
         if self._stream is None:
@@ -76,7 +75,7 @@ class TokenStream(Conversation, Source):
     async def _run(self) -> None:
         try:
             async with self.desk.models.use(self._message.request.model) as served:
-                request = await self._read(served.model.tokenizer)
+                request = await self._read(served.model)
                 self._stream = served.model.generate(request)
                 completion = await self._follow(self._stream)
                 done = done_of(self.id, completion, shown=self._shown, resumed=bool(self._message.received))
@@ -87,11 +86,11 @@ class TokenStream(Conversation, Source):
             if self._stream is not None:
                 self._stream.cancel()
 
-    async def _read(self, tokenizer: Tokenizer) -> GenerateRequest:
-        self.desk.limits.check_request(self._message.request)
+    async def _read(self, model: DcModel) -> GenerateRequest:
+        self.desk.limits.check_request(self._message.request, model.info.max_positions)
         if is_small(self._message.request):
-            return requests.generate_from_wire(self._message, tokenizer)
-        return await asyncio.to_thread(requests.generate_from_wire, self._message, tokenizer)
+            return requests.generate_from_wire(self._message, model.tokenizer)
+        return await asyncio.to_thread(requests.generate_from_wire, self._message, model.tokenizer)
 
     async def _follow(self, stream: GenerateStream) -> Completion:
         """Until the end, and until all before it has left."""

@@ -15,7 +15,18 @@ from fakes.served import ServedModels
 from dcmodel.constraints import JsonSchema, Regex
 from dcmodel.types import GenerateRequest, SamplingParams
 from lmql_backends.lmtp.protocol.codec import JSON, MSGPACK
-from lmql_backends.lmtp.protocol.messages import Cancel, Credit, Done, Failed, Tokens
+from lmql_backends.lmtp.protocol.messages import (
+    Cancel,
+    Credit,
+    Done,
+    Failed,
+    Fork,
+    Open,
+    Request,
+    Score,
+    Step,
+    Tokens,
+)
 from lmql_backends.lmtp.protocol.results import completion_of
 from lmql_backends.lmtp.server.streams import MAX_GATHERED
 
@@ -372,3 +383,27 @@ async def test_a_thousand_streams_end(models):
     assert all(len(peer.token_ids(i)) == 5 for i in range(1, 1001))
     assert models.users == 0
     await peer.aclose()
+
+
+class GivingUpModel(ScriptedModel):
+    """Cancels what was never to be cancelled."""
+
+    def generate(self, request):
+        raise asyncio.CancelledError
+
+    async def session(self, request):
+        raise asyncio.CancelledError
+
+    async def score(self, request):
+        raise asyncio.CancelledError
+
+
+async def test_a_request_that_somebody_else_cancels_is_answered_too():
+    peer = Peer(ServedModels({"scripted": GivingUpModel()}))
+    peer.say(generate(1, "hello"), Score(id=2, prompt=[5], continuations=[[5]]))
+    peer.say(Open(id=3, request=Request(prompt="hello")), Step(id=3), Fork(id=3, to=4), Step(id=4))
+    for id_ in (1, 2, 3, 4):
+        assert (await peer.failed(id_)).code == "engine"
+    assert [failed.code for failed in await peer.answers(3, 2)] == ["engine", "engine"]
+    await peer.aclose()
+    assert peer.models.users == 0
