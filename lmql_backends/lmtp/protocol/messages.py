@@ -226,7 +226,7 @@ class Settle(Message):
 
 
 class Cancel(Message):
-    """End a stream or a question (it answers as it would have, early), or close a session (no answer)."""
+    """End a stream (`Done`, with what there is), a question (`Failed`) or a session (no answer)."""
 
     id: Id
 
