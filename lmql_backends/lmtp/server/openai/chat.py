@@ -83,11 +83,11 @@ class ChatRoute:
 
 def _choice(body: ChatBody, tokenizer: Tokenizer, text: Completion, index: int) -> ChatChoice:
     choice = ChatChoice(index=index, message=AnswerMessage(content=text.text), **end_of(text))
-    if body.logprobs:
+    if body.logprobs and text.logprobs is not None:
         choice.logprobs = chat_logprobs(
             TokenNames(tokenizer),
             text.token_ids,
-            text.logprobs or (),
+            text.logprobs,
             tops=body.top_logprobs or 0,
             masked=body.logprobs_mode == "masked",
         )

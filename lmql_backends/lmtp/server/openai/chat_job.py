@@ -16,6 +16,7 @@ from lmql_backends.lmtp.server.openai.jobs import (
     check_common,
     check_room,
     make_draws,
+    room_left,
     score_request,
 )
 
@@ -37,7 +38,7 @@ def make_job(body: ChatBody, served: ServedModel) -> Job:
         constraint=constraint,
         index=0,
         draws=body.n or 1,
-        max_tokens=max_tokens or max(served.model.info.max_positions - len(ids), 1),
+        max_tokens=max_tokens or room_left(served, ids),
         logprobs=bool(body.logprobs),
         top_logprobs=body.top_logprobs or 0,
     )

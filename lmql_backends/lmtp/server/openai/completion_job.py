@@ -20,6 +20,7 @@ from lmql_backends.lmtp.server.openai.jobs import (
     check_common,
     check_room,
     make_draws,
+    room_left,
     score_request,
 )
 
@@ -54,7 +55,6 @@ def _prompt_job(
     check_room(served, ids, max_tokens or 0)
     draws: tuple[GenerateRequest, ...] = ()
     if max_tokens != 0:
-        left = max(served.model.info.max_positions - len(ids), 1)
         draws = make_draws(
             body,
             served.model,
@@ -62,7 +62,7 @@ def _prompt_job(
             constraint=constraint,
             index=index,
             draws=body.best_of or body.n or 1,
-            max_tokens=min(DEFAULT_MAX_TOKENS, left) if max_tokens is None else max_tokens,
+            max_tokens=min(DEFAULT_MAX_TOKENS, room_left(served, ids)) if max_tokens is None else max_tokens,
             # The best of several is chosen by them.
             logprobs=body.logprobs is not None or (body.best_of or 1) > (body.n or 1),
             top_logprobs=body.logprobs or 0,

@@ -109,8 +109,8 @@ def _logprobs(
     made = LegacyLogprobs([], [], [] if body.logprobs else None, [])
     if body.echo:
         made = writer.prompt(result.job.prompt_ids, result.scored, result.job.text)
-    if text is not None:
-        writer.output(text.token_ids, text.logprobs or (), into=made)
+    if text is not None and text.logprobs is not None:
+        writer.output(text.token_ids, text.logprobs, into=made)
     return made
 
 

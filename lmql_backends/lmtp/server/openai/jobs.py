@@ -17,6 +17,8 @@ from lmql_backends.lmtp.server.openai.fields import Generation
 
 MAX_REQUESTS = 2048
 """Texts that one HTTP request may ask for: prompts times draws."""
+UNKNOWN_ROOM = 1024
+"""Tokens of an answer where neither the client nor the model says how long it may become."""
 DEFAULT_TEMPERATURE = 1.0
 """OpenAI's; `LLM.generate` is greedy."""
 
@@ -138,7 +140,7 @@ def check_room(served: ServedModel, prompt_ids: tuple[int, ...], max_tokens: int
     """Raise `FieldError` where prompt and answer do not fit the context: nothing is cut silently."""
     context = served.model.info.max_positions
     wanted = len(prompt_ids) + max_tokens
-    if wanted > context:
+    if wanted > context > 0:
         raise FieldError(
             "max_tokens" if max_tokens and len(prompt_ids) < context else "prompt",
             f"the model's context is {context} tokens, and {wanted} were asked for: "
@@ -146,6 +148,12 @@ def check_room(served: ServedModel, prompt_ids: tuple[int, ...], max_tokens: int
             remedy="Shorten the prompt, or ask for fewer tokens.",
             code="context_length_exceeded",
         )
+
+
+def room_left(served: ServedModel, prompt_ids: tuple[int, ...]) -> int:
+    """How many tokens the context leaves; at least 1, so that the model itself says what does not fit."""
+    context = served.model.info.max_positions
+    return max(context - len(prompt_ids), 1) if context > 0 else UNKNOWN_ROOM
 
 
 def _bias(given: Mapping[str, float]) -> dict[int, float]:

@@ -21,6 +21,7 @@ from dcmodel.types import ModelInfo
 PROMPT_IDS = [40, 41, 42, 43]
 HELD_AT = len(PROMPT_IDS) + 3
 NAN = 100
+NO_NAN = {str(NAN): -100}
 
 
 class HeldEngine(FakeEngine):
@@ -62,7 +63,7 @@ def server(model):
 
 @pytest.mark.parametrize("fields", [{"stream": True}, {"stream": True, "n": 4}, {}, {"n": 4}, {"best_of": 3}])
 def test_a_client_that_goes_away_frees_its_places_within_a_step(server, engine, fields):
-    body = {"prompt": PROMPT_IDS, "max_tokens": 400, "ignore_eos": True, **fields}
+    body = {"prompt": PROMPT_IDS, "max_tokens": 400, "ignore_eos": True, "logit_bias": NO_NAN, **fields}
     data = json.dumps(body).encode()
     address = httpx.URL(server.url)
     with socket.create_connection((address.host, address.port)) as connection:
@@ -108,7 +109,7 @@ def test_the_official_client_raises_errors_in_the_middle(server, engine):
 
 
 def test_a_model_that_is_closed_in_the_middle_ends_its_streams_with_an_error(server, engine, model):
-    body = {"prompt": PROMPT_IDS, "max_tokens": 400, "stream": True, "ignore_eos": True}
+    body = {"prompt": PROMPT_IDS, "max_tokens": 400, "stream": True, "ignore_eos": True, "logit_bias": NO_NAN}
     with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=60) as answer:
         assert engine.reached.wait(60)
         closing = threading.Thread(target=lambda: run(model.aclose()))

@@ -72,6 +72,12 @@ def test_several_texts_with_a_seed_are_reproducible_distinct_and_those_of_the_mo
     assert first.usage.completion_tokens == 32
 
 
+def test_several_greedy_texts_are_the_same(client):
+    ask = {"model": "fake", "prompt": PROMPT, "max_tokens": 8, "temperature": 0}
+    texts = {choice.text for choice in client.completions.create(**ask, n=3).choices}
+    assert texts == {client.completions.create(**ask).choices[0].text}
+
+
 def test_the_default_temperature_is_openais(client):
     ask = {"model": "fake", "prompt": PROMPT, "max_tokens": 8, "seed": 3}
     assert (

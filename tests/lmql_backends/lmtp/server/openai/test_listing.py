@@ -38,6 +38,12 @@ def test_texts_become_tokens_and_texts_again(server, llm):
     assert back == {"prompt": PROMPT}
 
 
+def test_a_long_text_is_read_beside_the_event_loop(server, llm):
+    text = f"{PROMPT} " * 5000
+    answer = httpx.post(f"{server.url}/tokenize", json={"prompt": text}).json()
+    assert answer["tokens"] == llm.tokenizer.encode_prompt(text)
+
+
 def test_conversations_become_tokens(server, llm):
     messages = [{"role": "user", "content": "yes"}]
     answer = httpx.post(f"{server.url}/tokenize", json={"messages": messages}).json()
