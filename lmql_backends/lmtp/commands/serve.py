@@ -19,6 +19,7 @@ from lmql_backends.lmtp.commands.serve_arguments import (
     sources_of,
     tls_of,
 )
+from lmql_backends.lmtp.commands.serving_workers import add_worker_arguments, serve_workers, wants_workers
 
 if TYPE_CHECKING:
     from lmql_backends.lmtp.server.server import LMTPServer
@@ -29,6 +30,7 @@ EPILOG = """examples:
   dcmodel serve chat=org/model small=model.gguf     two models, under names of their own
   dcmodel serve --allow-model a=org/a --allow-model b=org/b --max-models 1
                                                     loaded when they are asked for, one at a time
+  dcmodel serve path/to/model --workers 4           four processes and a balancer before them
   dcmodel serve --host 0.0.0.0 --token-file token.txt --tls-cert cert.pem --tls-key key.pem
 
 clients:
@@ -52,6 +54,7 @@ def add_parser(commands: Any) -> None:
     add_model_arguments(parser)
     add_network_arguments(parser)
     add_limit_arguments(parser)
+    add_worker_arguments(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -60,6 +63,8 @@ def execute(arguments: argparse.Namespace, output: Output) -> int:
     from lmql_backends.lmtp.server.logs import log_no_more, log_to
 
     settings_of(arguments).check_exposure(arguments.host)
+    if wants_workers(arguments):
+        return serve_workers(arguments, output)
     level = logging.WARNING if arguments.quiet else logging.INFO
     handler = log_to(output.err, arguments.log_format, level)
     try:
