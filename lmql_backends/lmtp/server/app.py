@@ -40,14 +40,14 @@ class LMTPApp:
         self.drain = Drain()
         self._is_ready = is_ready
         gate = Gate(settings, is_public=is_public)
-        routes = {
+        self.routes: Routes = {
             **routes,
             ("GET", "/health"): self._health,
             ("GET", "/ready"): self._ready,
             ("GET", "/metrics"): metrics.answer,
         }
         self.websockets = WebSocketServer(protocols(models, settings.limits), gate, self.drain, settings)
-        self._http = HttpServer(routes, gate, self.drain, settings)
+        self._http = HttpServer(self.routes, gate, self.drain, settings)
         metrics.watch("websockets", "Open ones.", lambda: self.websockets.connections)
         metrics.watch("http_requests_running", "Of routes that ask a model.", lambda: self._http.running)
         metrics.watch("draining", "1 while the server takes nothing new.", lambda: self.drain.is_on)
