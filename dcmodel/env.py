@@ -5,6 +5,7 @@
     DCMODEL_DEVICE        cpu, cuda, cuda:1, mps                    (default: an accelerator if there is one)
     DCMODEL_DTYPE         float32, bfloat16, float16                (default: the backend's)
     DCMODEL_MAX_CONTEXT   longest sequence in tokens                (default: the model's)
+    DCMODEL_TOKEN         what a server wants from its clients      (default: nothing)
 
 An empty variable counts as unset. Hugging Face's own variables (``HF_HOME``, ``HF_TOKEN``,
 ``HF_HUB_OFFLINE``) are left to it.
@@ -16,7 +17,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from dcmodel.errors import SettingError
@@ -35,6 +36,7 @@ class Settings:
     device: str | None = None
     dtype: str | None = None
     max_context: int | None = None
+    token: str | None = field(default=None, repr=False)
     unknown: tuple[str, ...] = ()
     """Variables with our prefix that mean nothing, most likely misspelt (shown by `dcmodel doctor`)."""
 
@@ -48,6 +50,7 @@ class Settings:
             device=_device(environ.get("DCMODEL_DEVICE")),
             dtype=_dtype(environ.get("DCMODEL_DTYPE")),
             max_context=_positive("DCMODEL_MAX_CONTEXT", environ.get("DCMODEL_MAX_CONTEXT")),
+            token=environ.get("DCMODEL_TOKEN") or None,
             unknown=tuple(sorted(name for name in environ if name.startswith(PREFIX) and name not in NAMES)),
         )
 
@@ -58,6 +61,7 @@ NAMES = (
     "DCMODEL_DEVICE",
     "DCMODEL_DTYPE",
     "DCMODEL_MAX_CONTEXT",
+    "DCMODEL_TOKEN",
 )
 
 

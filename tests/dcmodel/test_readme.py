@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dcmodel import env
-from dcmodel.registry import Registry
+from dcmodel.registry import Registry, installed_entry_points
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -90,12 +90,13 @@ def test_links_lead_somewhere(document):
 
 
 def test_the_commands_of_the_readme_are_commands(capsys):
-    from dcmodel.cli import COMMANDS, build_parser
+    from dcmodel.cli import COMMAND_GROUP, COMMANDS, build_parser
 
     blocks = "".join(re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL))
     named = set(re.findall(r"^(?:.*\| )?dcmodel (\w+)", blocks, re.MULTILINE))
     assert named
-    assert named <= {module.__name__.rpartition(".")[2] for module in COMMANDS}
+    more = {entry.name for entry in installed_entry_points(COMMAND_GROUP)}
+    assert named <= {module.__name__.rpartition(".")[2] for module in COMMANDS} | more
     for command in named:
         with pytest.raises(SystemExit) as stop:
             build_parser().parse_args([command, "--help"])
