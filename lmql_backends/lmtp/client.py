@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import TypeVar
 
-from dcmodel.errors import ConnectionLostError, DcModelError, EngineError, ModelClosedError
+from dcmodel.errors import DcModelError, EngineError, ModelClosedError, OverloadedError
 from dcmodel.loop import background_loop
 from lmql_backends.lmtp.clients.transport import Connector
 from lmql_backends.lmtp.conversation import Conversation, Question
@@ -59,6 +59,9 @@ class LMTPClient:
         self._leaving: set[Link] = set()
         self._connecting: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._sent_away = 0
+        """How often in a row a server said that it takes nothing new."""
+        self._sent_away_since = 0.0
         self._greeted = False
         """Whether the server ever answered."""
         self._is_closed = False
@@ -137,8 +140,10 @@ class LMTPClient:
         self._pump()
 
     async def _try_to_connect(self) -> None:
-        start = self._clock()
-        attempt = 0
+        start, attempt = self._clock(), 0
+        if self._sent_away:
+            start, attempt = self._sent_away_since, self._sent_away - 1
+            await self._wait_after_goodbye(attempt)
         while True:
             link = Link(self.name, self._freed, self._lost)
             try:
@@ -157,12 +162,27 @@ class LMTPClient:
                 self.max_streams = link.max_streams
                 return
 
+    async def _wait_after_goodbye(self, attempt: int) -> None:
+        """Another server may be there at once; if not, soon, or never."""
+        error = OverloadedError(
+            f"{self.name} takes nothing new: it is about to end.", remedy="Try again later."
+        )
+        wait = self._retry.wait(attempt, None, self._rng) if attempt else 0.0
+        if wait >= self._sent_away_since + self._retry.seconds - self._clock():
+            self._sent_away = 0
+            raise OverloadedError(goodbye, remedy="Try again later.")
+        await self._sleep(wait)
+
     def _freed(self, link: Link) -> None:
         """A link has room again, or is leaving."""
-        if link.is_leaving:
+        if not link.is_leaving:
+            self._sent_away = 0
+        else:
             if self._link is link:
                 self._link = None
                 self._leaving.add(link)
+                self._sent_away_since = self._sent_away_since if self._sent_away else self._clock()
+                self._sent_away += 1
             self._line.extendleft(reversed(link.refused))
             link.refused.clear()
             if not link.conversations and link in self._leaving:
@@ -245,8 +265,3 @@ class LMTPClient:
         if self._closing:
             await asyncio.wait(self._closing)
         await self._connector.aclose()
-
-
-def lost(name: str, why: str) -> ConnectionLostError:
-    """The error of a connection that is gone."""
-    return ConnectionLostError(f"the connection to {name} is gone: {why}.", remedy="Try again.")

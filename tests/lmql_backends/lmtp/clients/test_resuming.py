@@ -11,7 +11,7 @@ from conformance.requests import PROMPTS, assert_same, mixed_requests, prompt_id
 from fakes.cutting_proxy import CuttingProxy
 
 from dcmodel.constraints import Choice, MaskFunction, Regex
-from dcmodel.errors import ConnectionLostError, ModelNotFoundError, UnauthorizedError
+from dcmodel.errors import ConnectionLostError, ModelNotFoundError, RetryableError, UnauthorizedError
 from dcmodel.types import ScoreRequest
 from lmql_backends.lmtp.protocol.codec import JSON, MSGPACK
 from lmql_backends.lmtp.retry import RetryPolicy
@@ -128,3 +128,27 @@ async def test_nothing_is_tried_again_that_can_never_work(local, connect):
         assert completions[0].parsed in ("yes", "no")
     with pytest.raises(ConnectionLostError):
         await connect(server.port)
+
+
+async def test_a_server_that_drains_finishes_what_runs_and_the_next_one_gets_the_rest(local, server, connect):
+    async with CuttingProxy(server.port) as proxy:
+        model = await connect(proxy.port)
+        long = request(model, PROMPTS[0], max_tokens=300, ignore_eos=True)
+        running = model.generate(long)
+        await anext(running)
+        draining = asyncio.ensure_future(server.drain(20))
+        assert (await running.completion()).token_ids == (await run(local, [long]))[0].token_ids
+        assert await draining
+        late = asyncio.ensure_future(run(model, [request(model, "yes")]))
+        async with LMTPServer({"fake": local}) as successor:
+            proxy.target = successor.port
+            (found,) = await asyncio.wait_for(late, 20)
+            assert found.token_ids == (await run(local, [request(model, "yes")]))[0].token_ids
+
+
+async def test_a_server_that_stays_away_is_an_overload_in_time(local, server, connect):
+    model = await connect(server.port, retry=RetryPolicy(seconds=0.3, base=0.01, cap=0.05))
+    assert await server.drain(5)
+    async with asyncio.timeout(20):
+        with pytest.raises(RetryableError):
+            await model.generate(request(model, "yes")).completion()
