@@ -12,7 +12,7 @@ import json
 import socket
 import struct
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 WORDS = tuple(f" w{number}é" for number in range(8))
@@ -33,9 +33,9 @@ class Exchange:
     body: dict[str, Any]
     writer: asyncio.StreamWriter
     number: int
+    went_away: asyncio.Event
+    """The client closed the connection."""
     is_closed: bool = False
-    went_away: asyncio.Event = field(default_factory=asyncio.Event)
-    """The client closed the connection before the answer was whole."""
 
     async def answer(self, status: int, body: Any, *, kind: str = "application/json", **headers: str) -> None:
         """A whole response."""
@@ -141,6 +141,40 @@ def completion(body: dict[str, Any]) -> dict[str, Any]:
     return {"id": "c", "choices": choices, "usage": usage, "system_fingerprint": "fp"}
 
 
+class Hold:
+    """Holds one request until `go` is set."""
+
+    def __init__(self) -> None:
+        self.arrived: asyncio.Future[Exchange] = asyncio.get_running_loop().create_future()
+        self.go = asyncio.Event()
+
+    async def __call__(self, exchange: Exchange) -> None:
+        self.arrived.set_result(exchange)
+        gone = asyncio.ensure_future(exchange.went_away.wait())
+        going = asyncio.ensure_future(self.go.wait())
+        await asyncio.wait({gone, going}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (gone, going):
+            task.cancel()
+        if self.go.is_set():
+            await exchange.answer(200, completion(exchange.body))
+
+
+class _Reader(asyncio.StreamReader):
+    """Tells when the client has closed, without reading."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_ended = asyncio.Event()
+
+    def feed_eof(self) -> None:
+        super().feed_eof()
+        self.has_ended.set()
+
+    def set_exception(self, error: Exception) -> None:
+        super().set_exception(error)
+        self.has_ended.set()
+
+
 class FaultServer:
     """``async with FaultServer(script) as server``: then `server.base_url`, and `server.exchanges` so far."""
 
@@ -158,7 +192,10 @@ class FaultServer:
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
 
     async def __aenter__(self) -> FaultServer:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: asyncio.StreamReaderProtocol(_Reader(), self._accept), "127.0.0.1", 0
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -168,7 +205,7 @@ class FaultServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -181,21 +218,15 @@ class FaultServer:
             self._tasks.discard(task)
             writer.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
         while (exchange := await self._read(reader, writer)) is not None:
             self.exchanges.append(exchange)
             action = self._script.pop(0) if self._script else self._otherwise
-            watch = asyncio.ensure_future(reader.read(1))
-            watch.add_done_callback(lambda _, exchange=exchange: exchange.went_away.set())
-            try:
-                await action(exchange)
-                if exchange.is_closed or watch.done():
-                    return
-            finally:
-                watch.cancel()
-                await asyncio.gather(watch, return_exceptions=True)
+            await action(exchange)
+            if exchange.is_closed or exchange.went_away.is_set():
+                return
 
-    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Exchange | None:
+    async def _read(self, reader: _Reader, writer: asyncio.StreamWriter) -> Exchange | None:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
         except asyncio.IncompleteReadError:
@@ -210,6 +241,7 @@ class FaultServer:
             headers=headers,
             body=json.loads(data) if data else {},
             writer=writer,
+            went_away=reader.has_ended,
             number=len(self.exchanges),
         )
 

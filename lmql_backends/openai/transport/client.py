@@ -135,6 +135,7 @@ class Transport:
         endpoint = self._endpoints.pop(asyncio.get_running_loop(), None)
         if endpoint is not None:
             await endpoint.aclose()
+        await self.configuration.aclose()
 
     # -- inside ------------------------------------------------------------------------------------
 

@@ -50,10 +50,14 @@ class Configuration:
     or tokens the SDK is asked each time.
     """
 
-    def __init__(self, client: openai.AsyncOpenAI) -> None:
-        """Raises `CapabilityError` where a client signs each request, or brings an HTTP client."""
+    def __init__(self, client: openai.AsyncOpenAI, *, owns_client: bool = False) -> None:
+        """`owns_client`: `aclose` closes it, too.
+
+        Raises `CapabilityError` where the client signs each request, or brings an HTTP client of its own.
+        """
         _check_supported(client)
         self.client = client
+        self._owns_client = owns_client
         self.base_url = str(client.base_url).rstrip("/")
         providers = ("_api_key_provider", "_azure_ad_token_provider")
         self._is_fixed = all(getattr(client, name, None) is None for name in providers)
@@ -73,6 +77,11 @@ class Configuration:
             if self._is_fixed:
                 self._targets[place] = target
         return target
+
+    async def aclose(self) -> None:
+        """Close the client, if it is ours. Heads can be built all the same."""
+        if self._owns_client:
+            await self.client.close()
 
     async def _build(self, method: str, path: str, model: str) -> Target:
         from openai._models import FinalRequestOptions

@@ -14,6 +14,13 @@ from lmql_backends.openai.transport.failures import AttemptFailed, Kind
 from lmql_backends.openai.transport.rate_headers import Allowance, RateLimits
 
 BEYOND_WINDOW = math.inf
+# Where the server does not tell its limit (chosen in the simulations of the tests):
+MARGIN = 1.1
+"""The first pace leaves so much more room than the one that went well."""
+SLOWER = 1.25
+"""A refusal stretches the gap by so much."""
+FASTER = 0.998
+"""Each success shrinks the gap by so much: only trying shows whether more is possible."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +114,7 @@ class Control:
             self.window += 1.0 if self._is_slow_start else 2.0 / self.window
             self.window = min(self.window, self._settings.max_window)
         if self.gap and self._limits.requests is None:
-            # Without headers only trying shows whether more is possible.
-            self.gap *= 0.995
+            self.gap *= FASTER
 
     def failed(self, now: float, failure: AttemptFailed) -> None:
         if failure.status:
@@ -152,9 +158,9 @@ class Control:
         if self._limits.requests is not None:
             self.gap = max(self.gap, 1.0 / self._limits.requests.per_second)
         elif self.gap:
-            self.gap = min(self.gap * 1.25, self._settings.max_back_off)
+            self.gap = min(self.gap * SLOWER, self._settings.max_back_off)
         elif len(self._successes) >= 4 and now > self._successes[0]:
-            self.gap = (now - self._successes[0]) / len(self._successes)
+            self.gap = MARGIN * (now - self._successes[0]) / len(self._successes)
 
     def _pause(self, now: float, seconds: float) -> None:
         self.pause_until = max(self.pause_until, now + min(seconds, self._settings.max_pause))
