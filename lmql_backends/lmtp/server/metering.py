@@ -110,7 +110,7 @@ class MeteredModel(DcModel):
         except DcModelError as error:
             self._meter.ended("generate", _outcome(error), self._meter.clock(), 0, 0, None)
             raise
-        return MeteredStream(stream, self._meter, len(request.prompt_ids))
+        return MeteredStream(stream, self._meter, request)
 
     async def score(self, request: ScoreRequest) -> ScoreResult:
         tokens = len(request.prompt_ids) + sum(map(len, request.continuations))
@@ -137,10 +137,11 @@ class MeteredModel(DcModel):
 class MeteredStream(GenerateStream):
     """A stream and its meter; ends once, however it ends."""
 
-    def __init__(self, stream: GenerateStream, meter: Meter, prompt: int) -> None:
+    def __init__(self, stream: GenerateStream, meter: Meter, request: GenerateRequest) -> None:
         self._stream = stream
         self._meter = meter
-        self._prompt = prompt
+        self._prompt = len(request.prompt_ids)
+        self._resumed = len(request.resumed)
         self._began = meter.clock()
         self._first: float | None = None
         self._tokens = 0
@@ -165,7 +166,7 @@ class MeteredStream(GenerateStream):
         except BaseException as error:
             self._end(_outcome(error))
             raise
-        self._tokens = max(self._tokens, completion.usage.completion_tokens)
+        self._tokens = max(self._tokens, completion.usage.completion_tokens - self._resumed)
         self._end(completion.finish_reason.value)
         return completion
 
