@@ -160,17 +160,18 @@ class LMTPClient:
                 self._link = link
                 self._greeted = True
                 self.max_streams = link.max_streams
+                if link.is_leaving:  # it said goodbye as soon as it had greeted
+                    self._freed(link)
                 return
 
     async def _wait_after_goodbye(self, attempt: int) -> None:
         """Another server may be there at once; if not, soon, or never."""
-        error = OverloadedError(
-            f"{self.name} takes nothing new: it is about to end.", remedy="Try again later."
-        )
         wait = self._retry.wait(attempt, None, self._rng) if attempt else 0.0
         if wait >= self._sent_away_since + self._retry.seconds - self._clock():
             self._sent_away = 0
-            raise OverloadedError(goodbye, remedy="Try again later.")
+            raise OverloadedError(
+                f"{self.name} takes nothing new: it is about to end.", remedy="Try again later."
+            )
         await self._sleep(wait)
 
     def _freed(self, link: Link) -> None:
