@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict, Unpack, cast
 
 from dcmodel.constraints import FixedMask
 from dcmodel.errors import InvalidRequestError
@@ -14,9 +14,19 @@ from dcmodel.model import DcModel
 from dcmodel.types import GenerateRequest, SamplingParams, ScoreRequest, TokenStep
 
 logger = logging.getLogger(__name__)
-SAMPLING = ("top_p", "top_k", "repetition_penalty", "presence_penalty", "frequency_penalty")
+
 READ_AT_ONCE = 4
 """LMQL reads so many items before it goes on; an error that comes later is lost, and it waits for ever."""
+
+
+class Sampling(TypedDict, total=False):
+    """Options that LMQL passes on from its user."""
+
+    top_p: float
+    top_k: int
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
 
 
 class DcModelClient:
@@ -37,12 +47,12 @@ class DcModelClient:
         temperature: float = 0.0,
         logit_bias: Mapping[int, float] | None = None,
         top_logprobs: int = 1,
-        **options: Any,
+        **options: Unpack[Sampling],
     ) -> AsyncIterator[Mapping[str, Any]]:
         """The tokens of a stream, each as LMQL's server would send it. Ends early where the model fails late:
         LMQL asks again from there, and gets the error then, if it is one that comes again.
 
-        Options that are not `SAMPLING` are ignored, as LMQL's client passes on what its user gave.
+        Options that are not in `Sampling` are ignored, as LMQL's client passes on what its user gave.
         """
         model = self._model()
         size = model.tokenizer.vocab_size
@@ -56,7 +66,7 @@ class DcModelClient:
             prompt_ids=tuple(prompt),
             sampling=SamplingParams(
                 temperature=max(temperature, 0.0),
-                **{name: value for name, value in options.items() if name in SAMPLING},
+                **_sampling(options),
             ),
             constraint=None if mask is None else FixedMask(mask),
             max_tokens=max_tokens,
@@ -76,7 +86,7 @@ class DcModelClient:
             stream.cancel()
 
     async def score(
-        self, prompt: Sequence[int], scored_prompt: Sequence[int], **_: Any
+        self, prompt: Sequence[int], scored_prompt: Sequence[int], **_: object
     ) -> AsyncIterator[Mapping[str, Any]]:
         """The log-probabilities of given tokens behind a prompt."""
         request = ScoreRequest(prompt_ids=tuple(prompt), continuations=(tuple(scored_prompt),))
@@ -91,6 +101,12 @@ class DcModelClient:
 
     async def close(self) -> None:
         """LMQL closes its client after each query; the model stays loaded."""
+
+
+def _sampling(options: Sampling) -> Sampling:
+    """Without what is no option of ours."""
+    known = {name: value for name, value in options.items() if name in Sampling.__annotations__}
+    return cast("Sampling", known)
 
 
 def hard_mask(bias: Mapping[int, float] | None, vocab_size: int) -> TokenMask | None:
