@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dcmodel.errors import CapabilityError, MissingDependencyError, SetupError
-from lmql_backends.openai.transport.http import Target
+from lmql_backends.openai.transport.http import Target, proxy_of
 
 if TYPE_CHECKING:
     import openai
@@ -95,7 +95,7 @@ class Configuration:
         except (_import_sdk().OpenAIError, TypeError, ValueError) as error:
             raise SetupError(f"the openai package cannot authenticate: {error}") from error
         headers = {name: value for name, value in request.headers.items() if name not in DROPPED_HEADERS}
-        return Target(str(request.url), headers)
+        return Target(str(request.url), headers, proxy_of(str(request.url)))
 
 
 def _check_supported(client: Any) -> None:

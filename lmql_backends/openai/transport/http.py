@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from dcmodel.errors import MissingDependencyError
 from lmql_backends.openai.transport.failures import AttemptFailed, Kind
@@ -25,6 +27,7 @@ class Target:
 
     url: str
     headers: Mapping[str, str]
+    proxy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +90,19 @@ class AiohttpHttp(Http):
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=True,
         )
 
     async def request(self, method: str, target: Target, body: bytes | None, seconds: float) -> Reply:
         limits = self._aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
         try:
             async with self._session.request(
-                method, target.url, data=body, headers=target.headers, timeout=limits, allow_redirects=False
+                method,
+                target.url,
+                data=body,
+                headers=target.headers,
+                proxy=target.proxy,
+                timeout=limits,
+                allow_redirects=False,
             ) as response:
                 return Reply(response.status, response.headers, await response.read())
         except TimeoutError as error:
@@ -111,6 +119,7 @@ class AiohttpHttp(Http):
                     target.url,
                     data=body,
                     headers=target.headers,
+                    proxy=target.proxy,
                     timeout=limits,
                     allow_redirects=False,
                 )
@@ -151,6 +160,15 @@ class _AiohttpReply(OpenReply):
 def _broken(error: Exception) -> AttemptFailed:
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return AttemptFailed(Kind.CONNECTION, text)
+
+
+def proxy_of(url: str) -> str | None:
+    """The proxy that the environment names for this address (HTTPS_PROXY, NO_PROXY and their like)."""
+    parts = urlsplit(url)
+    if parts.hostname is None or proxy_bypass(parts.hostname):
+        return None
+    proxies = getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")
 
 
 def is_json(headers: Mapping[str, Any]) -> bool:
