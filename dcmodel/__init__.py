@@ -76,7 +76,8 @@ _MODULES = {
     "constraint": ("Constraint",),
     "constraints": (
         *("And", "Not", "Or", "Then"),
-        *("Choice", "Grammar", "Hole", "JsonSchema", "Length", "MaskFunction", "NotIn", "PrefixOf"),
+        *("Choice", "FixedMask", "Grammar", "Hole", "JsonSchema", "Length", "MaskFunction"),
+        *("NotIn", "PrefixOf"),
         *("Regex", "StartsWith", "Stop", "Template", "TokenSet", "Type", "Until"),
         *("stops_at", "stops_before"),
     ),
@@ -119,6 +120,7 @@ __all__ = [
     "DcModel",
     "DcModelError",
     "FinishReason",
+    "FixedMask",
     "GenerateRequest",
     "GenerateStream",
     "Grammar",

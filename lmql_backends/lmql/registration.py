@@ -44,7 +44,7 @@ def register() -> None:
     llm_class.from_descriptor = classmethod(from_descriptor)
 
 
-def as_lmql(model: LLM | DcModel, **options: Any) -> Any:
+def as_lmql(model: LLM | DcModel, **options: object) -> Any:
     """A model that is there already, as an `lmql.LLM`. `options` are LMQL's (``tokenizer``, ``chunksize``).
 
     Raises `InvalidRequestError` where no tokenizer is given and none can be found under the model's name.
