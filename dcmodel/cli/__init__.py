@@ -6,13 +6,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from typing import NoReturn
 
 from dcmodel import __version__
 from dcmodel.cli import backends, choose, demo, doctor, explain, generate, score, tokenize
 from dcmodel.cli.output import Output
 from dcmodel.errors import DcModelError, InvalidConstraintError, SetupError
-from dcmodel.registry import installed_entry_points
 
 COMMANDS = (generate, score, choose, explain, tokenize, backends, doctor, demo)
 COMMAND_GROUP = "dcmodel.commands"
@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(commands)
-    for entry in sorted(installed_entry_points(COMMAND_GROUP), key=lambda entry: entry.name):
+    for entry in sorted(metadata.entry_points(group=COMMAND_GROUP), key=lambda entry: entry.name):
         entry.load().add_parser(commands)
     return parser
 

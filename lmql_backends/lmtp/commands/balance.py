@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +82,8 @@ def execute(arguments: argparse.Namespace, output: Output) -> int:
 
 def run(setup: BalancerSetup, arguments: argparse.Namespace, output: Output) -> int:
     """Serve until a signal."""
+    import asyncio
+
     from lmql_backends.lmtp.balancer.serving import serve_balanced
     from lmql_backends.lmtp.server.logs import log_no_more, log_to
 

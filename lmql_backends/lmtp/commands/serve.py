@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
 import sys
@@ -60,6 +59,8 @@ def add_parser(commands: Any) -> None:
 
 def execute(arguments: argparse.Namespace, output: Output) -> int:
     check_installed()
+    import asyncio
+
     from lmql_backends.lmtp.server.logs import log_no_more, log_to
 
     settings_of(arguments).check_exposure(arguments.host)

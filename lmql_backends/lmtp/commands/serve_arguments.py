@@ -6,11 +6,11 @@ import argparse
 import os
 import ssl
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcmodel.errors import InvalidRequestError, MissingDependencyError, SetupError
-from dcmodel.registry import EMBEDDED, installed_version
 
 if TYPE_CHECKING:
     from dcmodel.llm import LLM
@@ -91,7 +91,7 @@ def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_installed() -> None:
     """Raises `MissingDependencyError` where a package for serving is missing."""
-    missing = [name for name in DISTRIBUTIONS if installed_version(name) is None]
+    missing = [name for name in DISTRIBUTIONS if not _is_installed(name)]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise MissingDependencyError(
@@ -123,6 +123,7 @@ def settings_of(arguments: argparse.Namespace) -> ServerSettings:
 
 def sources_of(arguments: argparse.Namespace) -> dict[str, Source]:
     """The models by the names under which they are served, the default first."""
+    from dcmodel.registry import EMBEDDED
     from lmql_backends.lmtp.server.models import Source
 
     given = arguments.models or (
@@ -155,6 +156,14 @@ def tls_of(arguments: argparse.Namespace) -> ssl.SSLContext | None:
             remedy="Give --tls-cert and --tls-key as PEM files that belong together.",
         ) from error
     return context
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _token(arguments: argparse.Namespace) -> str | None:
