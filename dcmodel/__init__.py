@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dcmodel.constraints import (
         And,
         Choice,
+        FixedMask,
         Grammar,
         Hole,
         JsonSchema,
