@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -62,11 +61,6 @@ class Configuration:
         providers = ("_api_key_provider", "_azure_ad_token_provider")
         self._is_fixed = all(getattr(client, name, None) is None for name in providers)
         self._targets: dict[tuple[str, str, str], Target] = {}
-
-    def key(self, model: str) -> tuple[str, str, str]:
-        """What shares a gate: endpoint, account and model. The key itself is not in it."""
-        account = hashlib.sha256(repr((self.client.api_key, self.client.organization)).encode()).hexdigest()
-        return (self.base_url, account[:16], model)
 
     async def target(self, method: str, path: str, model: str) -> Target:
         """URL and headers of a request."""

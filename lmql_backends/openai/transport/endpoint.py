@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from dcmodel.errors import ModelClosedError
 from lmql_backends.openai.transport.configuration import Configuration
 from lmql_backends.openai.transport.counters import Counters
 from lmql_backends.openai.transport.event_source import EventSource, first_chunk
@@ -39,6 +40,7 @@ class Endpoint:
         self._counters = counters
         self._rng = rng
         self._wall_time = wall_time
+        self._is_closed = False
         self._runners: dict[str, Runner] = {}
         self._groupers: dict[tuple[str, str], Grouper] = {}
 
@@ -71,6 +73,7 @@ class Endpoint:
 
     async def request(self, method: str, path: str, model: str, body: bytes | None, seconds: float) -> Reply:
         """A response of status 200. Raises `AttemptFailed`."""
+        self._check_open()
         target = await self._configuration.target(method, path, model)
         reply = await self._http.request(method, target, body, seconds)
         self.runner(model).gate.saw(reply.headers)
@@ -84,6 +87,7 @@ class Endpoint:
         loop = asyncio.get_running_loop()
 
         async def attempt(slot: Slot, seconds: float) -> EventSource:
+            self._check_open()
             until = loop.time() + seconds
             target = await self._configuration.target("POST", path, model)
             reply = await self._http.open(target, encoded, seconds)
@@ -96,10 +100,17 @@ class Endpoint:
         return attempt
 
     async def aclose(self) -> None:
-        """Cancel the groups and close the connections."""
+        """Cancel the groups and close the connections; what still runs gets `ModelClosedError`."""
+        self._is_closed = True
+        for runner in self._runners.values():
+            runner.gate.close()
         for grouper in self._groupers.values():
             await grouper.aclose()
         await self._http.aclose()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ModelClosedError("the transport was closed while the request ran.")
 
     async def _refused(self, reply: OpenReply, seconds: float) -> EventSource:
         try:

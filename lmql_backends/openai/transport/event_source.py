@@ -22,6 +22,8 @@ class EventSource:
         self._parser = SseParser()
         self._ready: list[Chunk] = []
         self._has_ended = False
+        self._is_complete = False
+        """The event that says that nothing follows was given out."""
         self._failure: AttemptFailed | None = None
         """What came behind the chunks that are ready."""
         slot.is_kept = True
@@ -41,14 +43,20 @@ class EventSource:
                 raise AttemptFailed(Kind.TIMEOUT, message) from error
             except (EventTooLongError, UnicodeDecodeError) as error:
                 raise AttemptFailed(Kind.BAD_RESPONSE, f"the stream is broken: {error}") from error
-        return self._ready.pop(0)
+        chunk = self._ready.pop(0)
+        self._is_complete = chunk.is_end
+        return chunk
 
     def push_back(self, chunk: Chunk) -> None:
         """It is the next one again."""
         self._ready.insert(0, chunk)
 
     def close(self) -> None:
-        self._reply.close()
+        """Stop, unless all was received."""
+        if self._is_complete:
+            self._reply.finish()
+        else:
+            self._reply.close()
         self._slot.leave()
 
     async def _fill(self) -> None:

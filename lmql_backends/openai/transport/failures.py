@@ -95,9 +95,11 @@ _decode = msgspec.json.Decoder(_ErrorBody).decode
 
 def from_response(status: int, headers: Mapping[str, str], body: bytes, wall_time: float) -> AttemptFailed:
     """The failure that a response with an error's status means."""
-    return _with_details(
-        status, _details(body), retry_after(headers, wall_time), headers.get("x-should-retry")
-    )
+    if 300 <= status < 400:
+        message = f"a redirection to {headers.get('location', 'nowhere')}"
+        return AttemptFailed(Kind.PERMANENT, message, status=status)
+    wait = retry_after(headers, wall_time)
+    return _with_details(status, _details(body), wait, headers.get("x-should-retry"))
 
 
 def from_event(error: Any) -> AttemptFailed:
@@ -209,6 +211,8 @@ def _kind(status: int, details: _Details, should_retry: str | None) -> Kind:
 def _permanent(failure: AttemptFailed, text: str) -> DcModelError:
     if failure.code in NO_MONEY:
         return SetupError(f"{text}.", remedy="Add credit to the account, or use another key.")
+    if 300 <= failure.status < 400:
+        return SetupError(f"{text}.", remedy="Set base_url to that address.")
     if failure.status == 401:
         return UnauthorizedError(f"{text}.", remedy="Set OPENAI_API_KEY, or pass api_key=.")
     if failure.status == 403:

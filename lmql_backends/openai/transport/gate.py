@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from itertools import count
 from random import Random
 
-from dcmodel.errors import OverloadedError
+from dcmodel.errors import ModelClosedError, OverloadedError
 from lmql_backends.openai.transport.control import BEYOND_WINDOW, Control, ControlSettings
 from lmql_backends.openai.transport.failures import AttemptFailed
 from lmql_backends.openai.transport.rate_headers import UNKNOWN, rate_limits
@@ -70,6 +70,13 @@ class Gate:
             self._give_up(place)
             raise
         return Slot(self)
+
+    def close(self) -> None:
+        """Whoever waits gets `ModelClosedError`."""
+        for *_, place in self._waiting:
+            if not place.done():
+                place.set_exception(ModelClosedError("the transport was closed while the request waited."))
+        self._pump()
 
     def left(self) -> None:
         """A place is free again."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from dcmodel.errors import DcModelError, OverloadedError
+from dcmodel.errors import DcModelError, ModelClosedError, OverloadedError
 from lmql_backends.openai.transport.answers import Answer, choices_of, parse, share_out
 from lmql_backends.openai.transport.counters import Counters
 from lmql_backends.openai.transport.failures import AttemptFailed, Kind, to_error
@@ -88,7 +88,7 @@ class Grouper:
             ) from error
 
     async def aclose(self) -> None:
-        """Cancel what is under way, and whoever waits for it."""
+        """Cancel what is under way; whoever waits for it gets `ModelClosedError`."""
         tasks = [group.task for group in self._groups if group.task is not None]
         for task in tasks:
             task.cancel()
@@ -128,8 +128,7 @@ class Grouper:
 
     def _end(self, group: _Group) -> None:
         self._groups.discard(group)
-        for member in group.members:
-            member.answer.cancel()
+        _fail(group.members, ModelClosedError("the transport was closed while the request ran."))
 
     async def _serve(self, key: bytes, group: _Group) -> None:
         size = 0
@@ -179,6 +178,8 @@ class Grouper:
                 tasks.create_task(self._answer(shared, part))
 
     async def _ask(self, shared: dict[str, Any], members: list[_Member], seconds: float) -> _Shares:
+        if not members:
+            return _Shares([], [], {})
         prompts = [member.prompt for member in members]
         prompt = prompts[0] if len(prompts) == 1 else prompts
         message = parse(await self._send(msgspec.json.encode({**shared, "prompt": prompt}), seconds))

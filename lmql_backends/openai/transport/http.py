@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ from lmql_backends.openai.transport.failures import AttemptFailed, Kind
 if TYPE_CHECKING:
     import aiohttp
 
+logger = logging.getLogger(__name__)
+
 CONNECT_SECONDS = 10.0
+DRAIN_SECONDS = 1.0
 IDLE_SECONDS = 30.0
 """How long an idle connection is kept: less than what most servers keep it for."""
 
@@ -57,6 +61,10 @@ class OpenReply(ABC):
     def close(self) -> None:
         """Close the connection, so that the server stops, unless the body was read to its end."""
 
+    @abstractmethod
+    def finish(self) -> None:
+        """Nothing of interest follows: let the connection serve other requests as soon as the body ends."""
+
 
 class Http(ABC):
     """One connection pool, of one event loop. A cancelled request closes its connection."""
@@ -86,6 +94,7 @@ class AiohttpHttp(Http):
             ) from error
         self._errors: tuple[type[Exception], ...] = (aiohttp.ClientError, OSError)
         self._aiohttp = aiohttp
+        self._drains: set[asyncio.Task[None]] = set()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
@@ -127,18 +136,28 @@ class AiohttpHttp(Http):
             raise AttemptFailed(Kind.TIMEOUT, f"no answer within {seconds:g} seconds") from error
         except self._errors as error:
             raise _broken(error) from error
-        return _AiohttpReply(response, self._errors)
+        return _AiohttpReply(response, self._errors, self._drains)
 
     async def aclose(self) -> None:
+        for drain in self._drains:
+            drain.cancel()
+        if self._drains:
+            await asyncio.wait(self._drains)
         await self._session.close()
 
 
 class _AiohttpReply(OpenReply):
-    def __init__(self, response: aiohttp.ClientResponse, errors: tuple[type[Exception], ...]) -> None:
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        errors: tuple[type[Exception], ...],
+        drains: set[asyncio.Task[None]],
+    ) -> None:
         self.status = response.status
         self.headers = response.headers
         self._response = response
         self._errors = errors
+        self._drains = drains
 
     async def read(self) -> bytes:
         try:
@@ -155,6 +174,24 @@ class _AiohttpReply(OpenReply):
 
     def close(self) -> None:
         self._response.close()
+
+    def finish(self) -> None:
+        if self._response.content.at_eof():
+            self._response.close()
+            return
+        task = asyncio.get_running_loop().create_task(self._drain())
+        self._drains.add(task)
+        task.add_done_callback(self._drains.discard)
+
+    async def _drain(self) -> None:
+        """The end of a stream often comes in a packet of its own, just behind the last event."""
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self._response.content.readany()
+        except self._errors as error:
+            logger.debug("a finished stream did not end: %r", error)
+        finally:
+            self._response.close()
 
 
 def _broken(error: Exception) -> AttemptFailed:

@@ -9,7 +9,7 @@ import pytest
 from fakes.fault_server import ANSWER, WORDS, Exchange, FaultServer, Hold, chunk, completion, stream
 from fakes.short_waits import SHORT
 
-from dcmodel.errors import ConnectionLostError
+from dcmodel.errors import ConnectionLostError, ModelClosedError, OverloadedError
 from lmql_backends.openai.transport.cache import AnswerCache
 from lmql_backends.openai.transport.client import CHAT_COMPLETIONS, COMPLETIONS
 from lmql_backends.openai.transport.continuation import ChatContinuation, ChatStyle, CompletionContinuation
@@ -34,7 +34,7 @@ async def test_a_connection_serves_one_request_after_the_other(connect):
         transport = connect(server)
         for _ in range(3):
             await transport.complete(CHAT_COMPLETIONS, CHAT)
-            assert await read(transport.stream(COMPLETIONS, BODY)) == ANSWER
+            await transport.complete(COMPLETIONS, BODY, may_group=True)
     assert server.connections == 1
 
 
@@ -196,8 +196,43 @@ async def test_closing_the_transport_cancels_what_waits(connect):
         exchange = await hold.arrived
         await transport.aclose()
         await exchange.went_away.wait()
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(ModelClosedError):
             await task
+
+
+@pytest.mark.parametrize("may_group", [True, False])
+async def test_closing_the_transport_ends_what_waits_at_the_gate(connect, may_group):
+    async with FaultServer(otherwise=lambda exchange: exchange.error(429, retry_after="15")) as server:
+        transport = connect(server)
+        with pytest.raises(OverloadedError):
+            await transport.complete(COMPLETIONS, BODY, seconds=1.0)
+        task = asyncio.create_task(transport.complete(COMPLETIONS, BODY, may_group=may_group))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        await transport.aclose()
+        with pytest.raises(ModelClosedError):
+            await task
+    assert len(server.exchanges) == 1
+
+
+async def test_a_stream_whose_end_comes_late_leaves_its_connection_usable(connect):
+    async def late(exchange: Exchange) -> None:
+        await exchange.begin_stream()
+        for word in WORDS:
+            await exchange.event(chunk(exchange.body, word, "stop" if word == WORDS[-1] else None))
+        await exchange.piece(b"data: [DONE]\n\n")
+        await end.wait()
+        await exchange.end_stream()
+
+    end = asyncio.Event()
+    async with FaultServer([late]) as server:
+        transport = connect(server)
+        assert await read(transport.stream(COMPLETIONS, BODY)) == ANSWER
+        drains = [task for task in asyncio.all_tasks() if task.get_coro().__name__ == "_drain"]
+        end.set()
+        await asyncio.gather(*drains)
+        await transport.complete(COMPLETIONS, BODY)
+    assert len(drains) == server.connections == 1
 
 
 async def test_a_slow_first_token_is_asked_for_twice(connect):
