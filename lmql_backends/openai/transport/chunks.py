@@ -11,6 +11,7 @@ from lmql_backends.openai.transport.failures import AttemptFailed, Kind, from_ev
 from lmql_backends.openai.transport.sse import ServerEvent
 
 DONE = "[DONE]"
+PLAIN_PARTS = frozenset({"role", "content"})
 _decode = msgspec.json.Decoder().decode
 
 
@@ -24,6 +25,8 @@ class Chunk:
     tokens: int = 0
     """How many tokens this is; 1 where the endpoint does not tell and there is text."""
     finish_reason: str | None = None
+    has_more: bool = False
+    """There is something beside text in it: a tool's arguments, reasoning."""
     choice: dict[str, Any] = field(default_factory=dict)
     """As the endpoint sent it: log-probabilities and everything of its own."""
     usage: dict[str, Any] | None = None
@@ -63,6 +66,7 @@ def _of_choice(choice: dict[str, Any], usage: dict[str, Any] | None) -> Chunk:
         token_ids=token_ids,
         tokens=len(token_ids) if token_ids is not None else _count(choice, text),
         finish_reason=choice.get("finish_reason"),
+        has_more=delta is not None and any(delta[name] for name in delta if name not in PLAIN_PARTS),
         choice=choice,
         usage=usage,
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from dcmodel.errors import InvalidRequestError
 from lmql_backends.openai.transport.answers import Answer, choices_of, parse
 from lmql_backends.openai.transport.cache import AnswerCache
 from lmql_backends.openai.transport.configuration import Configuration
@@ -105,6 +106,10 @@ class Transport:
         """
         if continuation is None:
             continuation = CompletionContinuation() if path == COMPLETIONS else NoContinuation()
+        if (body.get("n") or 1) != 1 or body.get("echo"):
+            raise InvalidRequestError(
+                "a stream is one completion, without its prompt.", remedy="Leave n and echo out."
+            )
         endpoint = self._endpoint()
         model = body.get("model", "")
         return CompletionStream(

@@ -21,6 +21,8 @@ class Received:
     """Whether `token_ids` are all tokens of the text: the endpoint tells them."""
     tokens: int = 0
     """How many tokens it is; where the endpoint does not tell, the number of its pieces (at most as many)."""
+    has_more: bool = False
+    """There was something beside text, which no request can go on from."""
 
     def add(self, text: str, token_ids: Sequence[int] | None, tokens: int) -> None:
         if token_ids is None:

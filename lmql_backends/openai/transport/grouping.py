@@ -72,7 +72,7 @@ class Grouper:
         self._open: dict[bytes, _Group] = {}
         self._groups: set[_Group] = set()
         self._is_trusted = True
-        """False as soon as an answer to a group could not be shared out: then each prompt goes alone."""
+        """False as soon as the endpoint showed that it cannot do groups: then each prompt goes alone."""
 
     async def complete(self, body: Mapping[str, Any], job: Job) -> Answer:
         """The answer to a body with one prompt. Raises the errors that callers see."""
@@ -162,6 +162,9 @@ class Grouper:
                 self._counters.bisections += 1
                 middle = len(members) // 2
                 await self._answer_each(shared, [members[:middle], members[middle:]])
+                if not any(_has_failed(member) for member in members):
+                    # Nothing was wrong but that they were several.
+                    self._is_trusted = False
             else:
                 for member in members:
                     _fail([member], to_error(failure, self._where))
@@ -234,6 +237,11 @@ def _job_of(members: Sequence[_Member]) -> Job:
         kind=(jobs[0].kind, len(jobs).bit_length()),
         spent=jobs[0].spent,
     )
+
+
+def _has_failed(member: _Member) -> bool:
+    answer = member.answer
+    return answer.done() and not answer.cancelled() and answer.exception() is not None
 
 
 def _fail(members: Sequence[_Member], error: Exception) -> None:

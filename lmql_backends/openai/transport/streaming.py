@@ -130,15 +130,16 @@ class CompletionStream:
     def _next_body(self) -> Mapping[str, Any]:
         self._repeated = ""
         self._seam = 0
-        if not self.received.text and not self.received.token_ids:
+        received = self.received
+        if not received.text and not received.token_ids and not received.has_more:
             return self._body
         self.result.resumes += 1
         self._counters.resumes += 1
-        rest = self._continuation.rest(self._body, self.received)
+        rest = None if received.has_more else self._continuation.rest(self._body, received)
         if rest is not None:
-            self._seam = len(self.received.text)
+            self._seam = len(received.text)
             return rest
-        if not is_deterministic(self._body):
+        if received.has_more or not is_deterministic(self._body):
             raise ConnectionLostError(
                 f"{self._where} broke off after {len(self.received.text)} characters, and cannot go on.",
                 remedy="Ask again; with temperature 0 or a seed a stream survives this.",
@@ -156,7 +157,7 @@ class CompletionStream:
                 # Some endpoints send the account with each chunk, each the sum so far.
                 self._account = chunk.usage
             chunk = self._unrepeated(chunk)
-            if chunk.text or chunk.token_ids or chunk.finish_reason:
+            if chunk.choice:
                 self._take(chunk)
                 yield chunk
         if not self._has_finished():
@@ -181,6 +182,7 @@ class CompletionStream:
 
     def _take(self, chunk: Chunk) -> None:
         self.received.add(chunk.text, chunk.token_ids, chunk.tokens)
+        self.received.has_more |= chunk.has_more
         if chunk.text:
             self._retries.progressed()
         if chunk.finish_reason is not None:

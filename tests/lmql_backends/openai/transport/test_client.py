@@ -9,7 +9,7 @@ import pytest
 from fakes.fault_server import ANSWER, WORDS, Exchange, FaultServer, Hold, chunk, completion, stream
 from fakes.short_waits import SHORT
 
-from dcmodel.errors import ConnectionLostError, ModelClosedError, OverloadedError
+from dcmodel.errors import ConnectionLostError, InvalidRequestError, ModelClosedError, OverloadedError
 from lmql_backends.openai.transport.cache import AnswerCache
 from lmql_backends.openai.transport.client import CHAT_COMPLETIONS, COMPLETIONS
 from lmql_backends.openai.transport.continuation import ChatContinuation, ChatStyle, CompletionContinuation
@@ -148,6 +148,29 @@ async def test_a_sampled_chat_that_cannot_go_on_says_so(connect):
             await read(chunks)
     assert chunks.received.text == "".join(WORDS[:3])
     assert len(server.exchanges) == 1
+
+
+async def test_arguments_of_a_tool_are_passed_on_and_never_doubled(connect):
+    async def tool(exchange: Exchange) -> None:
+        await exchange.begin_stream()
+        for part in ('{"a"', ": 1}"):
+            call = {"index": 0, "function": {"arguments": part}}
+            await exchange.event({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]})
+        exchange.finish()
+
+    async with FaultServer([tool]) as server:
+        chunks = connect(server).stream(CHAT_COMPLETIONS, {**CHAT, "temperature": 0})
+        parts = [(await anext(chunks)).choice["delta"]["tool_calls"][0] for _ in range(2)]
+        assert [part["function"]["arguments"] for part in parts] == ['{"a"', ": 1}"]
+        with pytest.raises(ConnectionLostError, match="cannot go on"):
+            await anext(chunks)
+
+
+@pytest.mark.parametrize("change", [{"n": 2}, {"echo": True}])
+async def test_a_stream_is_one_completion(connect, change):
+    async with FaultServer() as server:
+        with pytest.raises(InvalidRequestError, match="n and echo"):
+            connect(server).stream(COMPLETIONS, {**BODY, **change})
 
 
 async def test_a_stop_string_across_the_seam_is_found(connect):

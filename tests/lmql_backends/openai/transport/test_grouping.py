@@ -160,6 +160,21 @@ async def test_an_endpoint_that_cannot_tell_answers_apart_gets_single_prompts(co
     assert len(server.exchanges) == 1 + 2 + 2
 
 
+async def test_an_endpoint_that_takes_no_lists_is_found_out(connect):
+    async def single(exchange: Exchange) -> None:
+        if isinstance(exchange.body["prompt"], list):
+            await exchange.error(422, "prompt must be a string")
+        else:
+            await exchange.answer(200, completion(exchange.body))
+
+    async with FaultServer(otherwise=single) as server:
+        transport = connect(server)
+        assert belongs(await ask(transport, "abcd"), "abcd")
+        assert len(server.exchanges) == 1 + 2 + 4
+        assert belongs(await ask(transport, "efgh"), "efgh")
+        assert len(server.exchanges) == 7 + 4
+
+
 async def test_several_choices_per_prompt(connect):
     async with FaultServer() as server:
         answers = await ask(connect(server), ["a", "b"], n=3)

@@ -72,7 +72,7 @@ async def _run(jobs, seed, path, may_group, deadline, endpoint) -> Outcome:
     return Outcome(sorted(seconds), http.requests, transport.counters.hedges)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("is_charged", [True, False])
 @pytest.mark.parametrize(("has_headers", "has_retry_after"), [(True, True), (True, False), (False, True)])
 def test_500_jobs_at_600_a_minute_take_hardly_longer_than_they_must(
@@ -89,7 +89,7 @@ def test_500_jobs_at_600_a_minute_take_hardly_longer_than_they_must(
     assert outcome.requests <= 1.1 * JOBS
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_server_that_tells_nothing_is_found_out(seed):
     outcome = run_jobs(seed=seed, per_minute=600, has_headers=False, has_retry_after=False, is_charged=False)
     assert outcome.total <= 1.1 * IDEAL
@@ -106,7 +106,7 @@ def test_prompts_that_wait_for_the_rate_travel_together():
     assert outcome.total < 5.0
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("share_unavailable", [0.0, 0.05])
 def test_a_few_hanging_requests_delay_nobody_for_long(seed, share_unavailable):
     outcome = run_jobs(seed=seed, share_hanging=0.02, share_unavailable=share_unavailable)
