@@ -166,14 +166,23 @@ class Grouper:
                     # Nothing was wrong but that they were several.
                     self._is_trusted = False
             else:
-                for member in members:
-                    _fail([member], to_error(failure, self._where))
-            return
+                await self._give_up(shared, members, job, to_error(failure, self._where))
         except DcModelError as error:
-            _fail(members, error)
-            return
-        left = shares.give_out(job)
-        await self._answer_each(shared, [[member] for member in left])
+            # No attempt may have closed the group: whoever comes now must not join it.
+            close()
+            await self._give_up(shared, members, job, error)
+        else:
+            left = shares.give_out(job)
+            await self._answer_each(shared, [[member] for member in left])
+
+    async def _give_up(
+        self, shared: dict[str, Any], members: list[_Member], job: Job, error: DcModelError
+    ) -> None:
+        """Fail them, but for those who joined later and still have time."""
+        later = [member for member in members if error.retryable and member.job.deadline > job.deadline]
+        _fail([member for member in members if member not in later], error)
+        if later:
+            await self._answer(shared, later)
 
     async def _answer_each(self, shared: dict[str, Any], parts: Sequence[list[_Member]]) -> None:
         async with asyncio.TaskGroup() as tasks:

@@ -13,6 +13,7 @@ from fakes.virtual_time import run_virtually
 from dcmodel.errors import OverloadedError
 from lmql_backends.openai.transport.client import CHAT_COMPLETIONS, COMPLETIONS, Transport
 from lmql_backends.openai.transport.configuration import Configuration, make_client
+from lmql_backends.openai.transport.control import ControlSettings
 from lmql_backends.openai.transport.http import Reply
 from lmql_backends.openai.transport.settings import TransportSettings
 
@@ -114,6 +115,33 @@ def test_a_few_hanging_requests_delay_nobody_for_long(seed, share_unavailable):
     assert outcome.total <= 20.0
     assert outcome.hedges <= 0.05 * outcome.requests + 1
     assert outcome.requests <= 1.12 * JOBS
+
+
+def test_who_joins_a_group_late_has_a_deadline_of_its_own():
+    async def main() -> None:
+        http = SimulatedHttp(latency=30.0)
+        client = make_client(base_url="http://simulated/v1", api_key="key")
+        settings = TransportSettings(control=ControlSettings(first_window=1.0, max_window=1.0))
+        transport = Transport(Configuration(client, owns_client=True), settings, make_http=lambda: http)
+
+        def ask(prompt: str, seconds: float):
+            body = {"model": "m", "prompt": prompt}
+            return asyncio.create_task(
+                transport.complete(COMPLETIONS, body, may_group=prompt != "first", seconds=seconds)
+            )
+
+        first = ask("first", 600.0)
+        await asyncio.sleep(1.0)
+        hasty = ask("hasty", 5.0)
+        await asyncio.sleep(1.0)
+        patient = ask("patient", 600.0)
+        with pytest.raises(OverloadedError):
+            await hasty
+        assert (await first).group == (await patient).group == 1
+        assert http.requests == 2
+        await transport.aclose()
+
+    run_virtually(main())
 
 
 def test_a_long_pause_is_waited_for_once_and_by_all():
