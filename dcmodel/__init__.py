@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from dcmodel.types import (
         Certificate,
         Completion,
+        Cost,
         FinishReason,
         GenerateRequest,
         ModelInfo,
@@ -93,6 +94,7 @@ _MODULES = {
     "types": (
         "Certificate",
         "Completion",
+        "Cost",
         "FinishReason",
         "GenerateRequest",
         "ModelInfo",
@@ -118,6 +120,7 @@ __all__ = [
     "ChoiceResult",
     "Completion",
     "Constraint",
+    "Cost",
     "DcModel",
     "DcModelError",
     "FinishReason",

@@ -216,10 +216,46 @@ class Certificate:
     exact: bool
     """The masks were those of the constraint at each step, over the whole vocabulary. False where a token
     may have been refused that need not have been; `detail` says why. Never the other way round."""
+    bound: float | None = None
+    """Where not `exact`, and known: an upper bound of the total variation, at any one step, between the
+    distribution that was drawn from and local masking."""
     semantics: str = "local"
     """``local``: each token from the masked, renormalised distribution. ``global``: drawn from the model's
     distribution given the constraint; `detail` says how exactly."""
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What an answer cost at an endpoint that bills it."""
+
+    requests: int = 0
+    """HTTP requests, repeated ones and hedges included. One that several prompts shared counts for each."""
+    retries: int = 0
+    hedges: int = 0
+    prompt_tokens: int = 0
+    """As billed: a prompt that was sent again is counted again."""
+    cached_tokens: int = 0
+    """Of these, the ones that the endpoint had in its cache."""
+    completion_tokens: int = 0
+    """As billed: tokens that were not used, too."""
+    price: float | None = None
+    """In the currency of the prices that the user gave; None without prices."""
+    is_estimated: bool = False
+    """The endpoint did not tell all of it: a response was closed early, or lost."""
+
+    def __add__(self, other: Cost) -> Cost:
+        prices = [item.price for item in (self, other) if item.price is not None]
+        return Cost(
+            requests=self.requests + other.requests,
+            retries=self.retries + other.retries,
+            hedges=self.hedges + other.hedges,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            price=sum(prices) if prices else None,
+            is_estimated=self.is_estimated or other.is_estimated,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +274,8 @@ class Completion:
     forced: tuple[bool, ...]
     usage: Usage
     certificate: Certificate
+    cost: Cost | None = None
+    """Where an endpoint bills it; None for a model of our own."""
     healed: str = ""
     """What the first tokens repeat of the prompt; not in `text`."""
     parsed: Any = None

@@ -1,0 +1,97 @@
+"""What an endpoint can do: found out by `probe`, or said by the user. Never concluded from a model's name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from types import MappingProxyType
+
+UNLIMITED = 1 << 31
+"""`EndpointCapabilities.max_bias_entries` where there is no limit."""
+
+
+class GrammarKind(StrEnum):
+    """The forms in which a rule can be sent to an endpoint."""
+
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    CHOICE = "choice"
+    LARK = "lark"
+    EBNF = "ebnf"
+    CONSTRAINT = "constraint"
+    """`Constraint.to_dict()`: our own server."""
+
+
+class Support(StrEnum):
+    """What an endpoint does with a field."""
+
+    HONOURED = "honoured"
+    REFUSED = "refused"
+    IGNORED = "ignored"
+    """Accepted, and without any effect: the answer is not constrained."""
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarSupport:
+    """What an endpoint does with one kind of grammar."""
+
+    support: Support
+    field: str = ""
+    """In which field of the body it is sent: ``structured_outputs.regex``, ``response_format`` …"""
+
+
+NO_GRAMMARS: Mapping[GrammarKind, GrammarSupport] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointCapabilities:
+    """What one route of an endpoint takes and shows, for one model. The defaults promise nothing."""
+
+    is_chat: bool = False
+    """``/chat/completions``; else ``/completions``."""
+    token_id_prompts: bool = False
+    """A prompt may be token ids, so that it is read in exactly these tokens."""
+    list_prompts: bool = False
+    """Prompts with equal parameters may share one request."""
+    continuation: bool = False
+    """An answer can be continued from a part of it. (Always at ``/completions``.)"""
+    continuation_style: str = ""
+    """Of a chat: ``continue_final_message``, ``prefix`` or ``prefill`` (the transport's `ChatStyle`)."""
+    max_bias_entries: int = 0
+    """`UNLIMITED`, 300 at OpenAI, 0 where ``logit_bias`` is refused or without effect."""
+    bias_range: float = 100.0
+    """Entries lie between this and its negative."""
+    raw_logprobs: bool | None = None
+    """Whether log-probabilities are those before biases and temperature; None: not known."""
+    max_top_logprobs: int = 0
+    """How many likeliest tokens are shown at each place."""
+    shows_logprobs: bool = False
+    """Log-probabilities of the answer's own tokens."""
+    allowed_token_ids: bool = False
+    """An exact mask of any size (vLLM, and our own server)."""
+    grammars: Mapping[GrammarKind, GrammarSupport] = field(default_factory=lambda: NO_GRAMMARS)
+    echo_scoring: bool = False
+    """``echo`` with log-probabilities and ``max_tokens`` 0."""
+    prompt_logprobs: bool = False
+    """vLLM's field of that name, by token id."""
+    returns_token_ids: bool = False
+    """``return_token_ids`` (vLLM, SGLang, our own server)."""
+    seed: bool = False
+    """Two requests with the same seed give the same tokens."""
+    temperature: bool = True
+    """Whether temperatures other than 1 are taken (reasoning models refuse them)."""
+    max_stops: int = 4
+    max_context: int | None = None
+    """Prompt and answer together, in tokens, where the endpoint tells."""
+
+    def honours(self, kind: GrammarKind) -> bool:
+        """Whether grammars of this kind constrain the answer."""
+        known = self.grammars.get(kind)
+        return known is not None and known.support is Support.HONOURED
+
+    def without(self, kind: GrammarKind) -> EndpointCapabilities:
+        """The same after an answer that a grammar of this kind should have prevented."""
+        known = self.grammars.get(kind, GrammarSupport(Support.IGNORED))
+        changed = {**self.grammars, kind: replace(known, support=Support.IGNORED)}
+        return replace(self, grammars=MappingProxyType(changed))
