@@ -28,7 +28,7 @@ from lmql_backends.openai.transport.endpoint import Endpoint
 from lmql_backends.openai.transport.failures import AttemptFailed, to_error
 from lmql_backends.openai.transport.gate import Slot
 from lmql_backends.openai.transport.http import AiohttpHttp, Http
-from lmql_backends.openai.transport.jobs import Job
+from lmql_backends.openai.transport.job import Job
 from lmql_backends.openai.transport.settings import TransportSettings
 from lmql_backends.openai.transport.streaming import CompletionStream
 

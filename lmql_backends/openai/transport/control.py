@@ -34,7 +34,7 @@ class ControlSettings:
     cut_interval: float = 1.0
     back_off: float = 0.5
     """Seconds: the first common pause after a refusal without Retry-After; it doubles."""
-    max_back_off: float = 30.0
+    max_back_off: float = 15.0
     max_pause: float = 600.0
     """Seconds: the longest common pause; after it one request asks again."""
     breaker: int = 8
@@ -66,6 +66,7 @@ class Control:
         self._is_slow_start = True
         self._refusals = 0
         self._failures = 0
+        self._probes = 0
         self._limits = RateLimits()
         self._successes: deque[float] = deque(maxlen=settings.remembered)
         self._token_gap = 0.0
@@ -106,7 +107,7 @@ class Control:
     def succeeded(self, now: float) -> None:
         was_broken = self.is_broken
         self.has_answered = True
-        self._refusals = self._failures = 0
+        self._refusals = self._failures = self._probes = 0
         self._successes.append(now)
         if was_broken:
             self.window = max(self.window * 0.5, 4.0)
@@ -176,7 +177,8 @@ class Control:
 
     def _count_failure(self, now: float) -> None:
         self._failures += 1
-        beyond = self._failures - self._settings.breaker
-        if beyond >= 0:
-            back_off = min(self._settings.back_off * 2.0 ** min(beyond, 16), self._settings.max_back_off)
-            self._pause(now, back_off * self._rng.uniform(0.75, 1.25))
+        # What was sent before the pause and fails in it is no probe.
+        if self.is_broken and now >= self.pause_until:
+            back_off = self._settings.back_off * 2.0 ** min(self._probes, 16)
+            self._probes += 1
+            self._pause(now, min(back_off, self._settings.max_back_off) * self._rng.uniform(0.75, 1.25))

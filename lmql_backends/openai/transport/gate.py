@@ -33,19 +33,19 @@ class Slot:
 
 
 class Gate:
-    """Lets requests out when `Control` says so, older jobs first. Lives in one event loop."""
+    """Lets requests out when `Control` says so, in the order of their ranks. Lives in one event loop."""
 
     def __init__(self, settings: ControlSettings | None = None, rng: Random | None = None) -> None:
         self.control = Control(settings or ControlSettings(), rng or Random())
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[tuple[int, int, float, int, asyncio.Future[None]]] = []
-        """order, tie-breaker, deadline, tokens, the one who waits"""
+        self._waiting: list[tuple[tuple[int, int], int, float, int, asyncio.Future[None]]] = []
+        """rank, tie-breaker, deadline, tokens, the one who waits"""
         self._numbers = count()
         self._timer: asyncio.TimerHandle | None = None
         self._last_failure = ""
 
-    async def enter(self, order: int, deadline: float, tokens: int) -> Slot:
-        """Wait for a place. `order` is smaller for older jobs.
+    async def enter(self, rank: tuple[int, int], deadline: float, tokens: int) -> Slot:
+        """Wait for a place. `rank` is smaller for those who go first.
 
         Raises `OverloadedError` at the deadline, and at once where the endpoint's pause outlasts it.
         """
@@ -55,7 +55,7 @@ class Gate:
             self.control.started(now, tokens)
             return Slot(self)
         place = self._loop.create_future()
-        heapq.heappush(self._waiting, (order, next(self._numbers), deadline, tokens, place))
+        heapq.heappush(self._waiting, (rank, next(self._numbers), deadline, tokens, place))
         self._pump()
         try:
             async with asyncio.timeout_at(deadline):

@@ -16,7 +16,8 @@ from lmql_backends.openai.transport.counters import Counters
 from lmql_backends.openai.transport.failures import AttemptFailed, Kind, to_error
 from lmql_backends.openai.transport.gate import Slot
 from lmql_backends.openai.transport.http import Reply
-from lmql_backends.openai.transport.jobs import Job, Runner
+from lmql_backends.openai.transport.job import Job
+from lmql_backends.openai.transport.jobs import Runner
 
 
 class Sender(Protocol):

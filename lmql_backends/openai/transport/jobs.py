@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from random import Random
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from dcmodel.errors import OverloadedError
-from lmql_backends.openai.transport.counters import Counters, Spent
-from lmql_backends.openai.transport.failures import AttemptFailed
+from lmql_backends.openai.transport.counters import Counters
+from lmql_backends.openai.transport.failures import AttemptFailed, Kind
 from lmql_backends.openai.transport.gate import Gate, Slot
 from lmql_backends.openai.transport.hedging import Hedging
+from lmql_backends.openai.transport.job import Job
+from lmql_backends.openai.transport.racing import Race
 from lmql_backends.openai.transport.retry import Retries, RetryPolicy
 
 T = TypeVar("T")
 Attempt = Callable[[Slot, float], Awaitable[T]]
 """One request, in the seconds it is given. Raises `AttemptFailed`; reports headers to the gate itself."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Job:
-    """What a runner has to know of a job."""
-
-    order: int
-    deadline: float
-    """On the event loop's clock."""
-    tokens: int = 0
-    """About how many it takes of the endpoint's allowance."""
-    kind: Hashable = ""
-    """Jobs of one kind take about the same time."""
-    is_sampled: bool = True
-    """Two answers to the same request may differ."""
-    spent: Spent = field(default_factory=Spent)
 
 
 class Runner:
@@ -78,6 +62,7 @@ class Runner:
         wait = retries.wait(failure, self._loop.time(), has_answered=self.gate.control.has_answered)
         if wait is None:
             raise failure
+        job.failures += failure.kind is not Kind.RATE_LIMITED
         job.spent.retries += 1
         self._counters.retries += 1
         if wait > 0.0:
@@ -88,54 +73,17 @@ class Runner:
     async def _once_or_more(
         self, job: Job, attempt: Attempt[T], retries: Retries, discard: Callable[[T], None] | None
     ) -> T:
-        slot = await self.gate.enter(job.order, job.deadline, job.tokens)
+        slot = await self.gate.enter(job.rank, job.deadline, job.tokens)
         seconds = retries.seconds(self._loop.time())
         if self._hedging.settings.budget <= 0.0:
             return await self._once(slot, job, attempt, seconds)
-        tasks = {self._spawn(slot, job, attempt, seconds)}
-        try:
-            return await self._first_of(tasks, job, attempt, seconds)
-        finally:
-            await _drop(tasks, discard)
-
-    async def _first_of(
-        self, tasks: set[asyncio.Task[T]], job: Job, attempt: Attempt[T], seconds: float
-    ) -> T:
-        """The first success; adds a task to `tasks` for each hedge, and takes out those whose end is used."""
-        hedges = 0
-        began = self._loop.time()
-        while True:
-            may_hedge = hedges < self._hedging.settings.most
-            delay = self._hedging.delay(job.kind, is_sampled=job.is_sampled) if may_hedge else None
-            waited: list[asyncio.Future[Any]] = [*tasks]
-            if may_hedge and delay is None:
-                waited.append(self._hedging.known(job.kind))
-            late = None if delay is None else max(began + delay - self._loop.time(), 0.0)
-            done, _ = await asyncio.wait(waited, timeout=late, return_when=asyncio.FIRST_COMPLETED)
-            for task in [task for task in tasks if task in done]:
-                failure = task.exception()
-                if failure is None:
-                    tasks.discard(task)
-                    return task.result()
-                if len(tasks) == 1 or not _is_bearable(failure):
-                    raise failure
-                tasks.discard(task)
-            if not done and delay is not None:
-                began = self._loop.time()
-                if self._hedging.take():
-                    hedges += 1
-                    job.spent.hedges += 1
-                    self._counters.hedges += 1
-                    tasks.add(self._loop.create_task(self._hedge(job, attempt, seconds)))
-
-    def _spawn(self, slot: Slot, job: Job, attempt: Attempt[T], seconds: float) -> asyncio.Task[T]:
-        task = self._loop.create_task(self._once(slot, job, attempt, seconds))
-        # A task that is cancelled before its first step never runs its own `finally`.
-        task.add_done_callback(lambda _: None if slot.is_kept else slot.leave())
-        return task
+        race = Race(self._hedging, job, lambda: self._hedge(job, attempt, seconds), discard)
+        return await race.run(self._once(slot, job, attempt, seconds))
 
     async def _hedge(self, job: Job, attempt: Attempt[T], seconds: float) -> T:
-        slot = await self.gate.enter(job.order, job.deadline, job.tokens)
+        job.spent.hedges += 1
+        self._counters.hedges += 1
+        slot = await self.gate.enter(job.rank, job.deadline, job.tokens)
         return await self._once(slot, job, attempt, seconds)
 
     async def _once(self, slot: Slot, job: Job, attempt: Attempt[T], seconds: float) -> T:
@@ -155,22 +103,3 @@ class Runner:
         finally:
             if not slot.is_kept:
                 slot.leave()
-
-
-def _is_bearable(failure: BaseException) -> bool:
-    """Whether another request of the same job may still go well."""
-    if isinstance(failure, AttemptFailed):
-        return not failure.is_permanent
-    return isinstance(failure, OverloadedError)
-
-
-async def _drop(tasks: set[asyncio.Task[T]], discard: Callable[[T], None] | None) -> None:
-    """Cancel what still runs, wait for its end, and give away what it brought after all."""
-    if not tasks:
-        return
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-    for task in tasks:
-        if not task.cancelled() and task.exception() is None and discard is not None:
-            discard(task.result())

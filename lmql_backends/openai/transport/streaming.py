@@ -18,7 +18,8 @@ from lmql_backends.openai.transport.continuation import (
 from lmql_backends.openai.transport.counters import Counters
 from lmql_backends.openai.transport.event_source import EventSource
 from lmql_backends.openai.transport.failures import AttemptFailed, Kind, to_error
-from lmql_backends.openai.transport.jobs import Attempt, Job, Runner
+from lmql_backends.openai.transport.job import Job
+from lmql_backends.openai.transport.jobs import Attempt, Runner
 
 Opener = Callable[[Mapping[str, Any]], Attempt[EventSource]]
 """What asks for a stream of this body."""

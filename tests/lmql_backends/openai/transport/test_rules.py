@@ -205,13 +205,13 @@ def test_a_slow_server_gets_more_time_with_each_timeout():
     assert made.seconds(90.0) == 10
 
 
-def test_older_jobs_go_first_and_a_cancelled_one_keeps_no_place():
+def test_the_first_by_rank_goes_first_and_a_cancelled_one_keeps_no_place():
     async def main() -> list[int]:
         gate = Gate(ControlSettings(first_window=1.0, max_window=1.0), Random(0))
         order = []
 
         async def job(number: int) -> None:
-            slot = await gate.enter(number, 1e9, 0)
+            slot = await gate.enter((0, number), 1e9, 0)
             order.append(number)
             await asyncio.sleep(1.0)
             slot.leave()
@@ -230,9 +230,9 @@ def test_older_jobs_go_first_and_a_cancelled_one_keeps_no_place():
 def test_a_place_granted_to_one_who_is_cancelled_goes_to_the_next():
     async def main() -> None:
         gate = Gate(ControlSettings(first_window=1.0, max_window=1.0), Random(0))
-        slot = await gate.enter(0, 1e9, 0)
-        first = asyncio.create_task(gate.enter(1, 1e9, 0))
-        second = asyncio.create_task(gate.enter(2, 1e9, 0))
+        slot = await gate.enter((0, 0), 1e9, 0)
+        first = asyncio.create_task(gate.enter((0, 1), 1e9, 0))
+        second = asyncio.create_task(gate.enter((0, 2), 1e9, 0))
         await asyncio.sleep(0)
         slot.leave()
         first.cancel()
@@ -246,11 +246,11 @@ def test_a_place_granted_to_one_who_is_cancelled_goes_to_the_next():
 def test_a_deadline_at_the_gate_is_an_error_with_the_reason():
     async def main() -> None:
         gate = Gate(ControlSettings(first_window=1.0, max_window=1.0), Random(0))
-        slot = await gate.enter(0, 1e9, 0)
+        slot = await gate.enter((0, 0), 1e9, 0)
         gate.failed(UNAVAILABLE)
         with pytest.raises(OverloadedError, match="last said: no"):
-            await gate.enter(1, asyncio.get_running_loop().time() + 5.0, 0)
+            await gate.enter((0, 1), asyncio.get_running_loop().time() + 5.0, 0)
         slot.leave()
-        (await gate.enter(2, 1e9, 0)).leave()
+        (await gate.enter((0, 2), 1e9, 0)).leave()
 
     run_virtually(main())
