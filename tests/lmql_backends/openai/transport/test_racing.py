@@ -52,7 +52,7 @@ def race(first, *hedges, stop_after=None, **settings):
         if stop_after is not None:
             loop.call_later(stop_after, task.cancel)
         result = (await asyncio.gather(task, return_exceptions=True))[0]
-        assert not task.done() or task.cancelling() == (stop_after is not None)
+        assert stop_after is not None or task.cancelling() == 0
         return result, round(loop.time() - began, 6), discarded, cancelled
 
     return run_virtually(main())
