@@ -94,7 +94,7 @@ class LMTPDcModel(SequenceModel):
             wire = requests.to_wire(request, model=self._name, fingerprint=self._fingerprint)
         except CapabilityError:  # a caller's function runs here
             return super().generate(request)
-        return RemoteStream(request, wire, self._client, asyncio.get_running_loop())
+        return RemoteStream(request, wire, self._client, self.tokenizer, asyncio.get_running_loop())
 
     async def score(self, request: ScoreRequest) -> ScoreResult:
         self._check_score(request)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dcmodel.errors import DcModelError, GenerationError
 from dcmodel.model import GenerateStream
 from dcmodel.types import Certificate, Completion, FinishReason, GenerateRequest, TokenStep, Usage
+from dctokenizers import Tokenizer
 from lmql_backends.lmtp.client import LMTPClient
 from lmql_backends.lmtp.conversation import Conversation
 from lmql_backends.lmtp.hand_over import Wakeups
@@ -144,10 +145,16 @@ class RemoteStream(GenerateStream):
     """Reads a `StreamConversation` in the loop of who made the request."""
 
     def __init__(
-        self, request: GenerateRequest, wire: Request, client: LMTPClient, loop: asyncio.AbstractEventLoop
+        self,
+        request: GenerateRequest,
+        wire: Request,
+        client: LMTPClient,
+        tokenizer: Tokenizer,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         """`loop`: the caller's."""
         self._request = request
+        self._tokenizer = tokenizer
         self._client = client
         self._news = asyncio.Event()
         self._conversation = StreamConversation(request, wire, loop, self._news.set)
@@ -187,7 +194,8 @@ class RemoteStream(GenerateStream):
             raise self._error
         assert self._done is not None
         if self._result is None:
-            self._result = completion_of(self._request, self._steps, self._done)
+            begun = self._tokenizer.decode(self._request.resumed) if self._request.resumed else ""
+            self._result = completion_of(self._request, self._steps, self._done, resumed_text=begun)
         return self._result
 
     def watch(self, news: Callable[[], None]) -> bool:

@@ -43,8 +43,11 @@ def done_of(id_: int, completion: Completion, *, shown: int, resumed: bool = Fal
     )
 
 
-def completion_of(request: GenerateRequest, steps: Sequence[TokenStep], done: Done) -> Completion:
-    """The whole result on the client. `steps`: all behind ``request.resumed``.
+def completion_of(
+    request: GenerateRequest, steps: Sequence[TokenStep], done: Done, *, resumed_text: str = ""
+) -> Completion:
+    """The whole result on the client. `steps`: all behind ``request.resumed``, whose text is `resumed_text`
+    where the server never came to say it.
 
     Raises `GenerationError` where tokens are missing, and what parsing the text raises.
     """
@@ -53,7 +56,7 @@ def completion_of(request: GenerateRequest, steps: Sequence[TokenStep], done: Do
         raise GenerationError(f"the stream has {len(output)} tokens, and its end speaks of {done.tokens}.")
     text = done.whole_text
     if text is None:
-        text = "".join(step.text for step in steps) + done.text
+        text = "".join([resumed_text, *(step.text for step in steps), done.text])
     before = set(done.forced)
     forced = [place in before for place in range(len(request.resumed))]
     parsed = None

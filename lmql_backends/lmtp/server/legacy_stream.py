@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Callable
@@ -17,6 +18,8 @@ Emit = Callable[[TokenItem | ErrorItem], None]
 FREE = 3
 """LMQL's client reads four items before it goes on. An error that comes later is lost, and it waits for ever:
 from the fourth on, the newest item is kept back, so that there is one to carry the end."""
+AT_A_TIME = 16
+"""Items of one stream in a turn of the loop; then others have theirs."""
 
 
 async def run_stream(asked: LegacyGenerate, model: DcModel, emit: Emit) -> None:
@@ -31,8 +34,12 @@ async def run_stream(asked: LegacyGenerate, model: DcModel, emit: Emit) -> None:
         return
     stream = model.generate(request)
     items = _HeldBack(emit)
+    count = 0
     try:
         async for step in stream:
+            count += 1
+            if not count % AT_A_TIME:  # what has gathered comes without a wait
+                await asyncio.sleep(0)
             item = token_item(step, asked.stream_id)
             if item.finish_reason is None:
                 items.push(item)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from conformance.requests import PROMPTS, assert_same, mixed_requests, request, run, run_one
@@ -40,6 +41,16 @@ async def test_streams_are_those_of_the_model(local, remote):
             right.certificate,
             right.stop_reason,
         )
+
+
+async def test_a_resumed_stream_that_is_cancelled_at_once_has_the_text_that_it_began_with(local, remote):
+    item = request(local, PROMPTS[0], max_tokens=200, ignore_eos=True)
+    begun = await run_one(local, replace(item, max_tokens=5))
+    stream = remote.generate(replace(item, resumed=begun.token_ids))
+    stream.cancel()
+    completion = await stream.completion()
+    assert completion.token_ids[:5] == begun.token_ids
+    assert completion.text.startswith(begun.text)
 
 
 async def test_a_callers_function_is_run_on_this_side(local, remote):
