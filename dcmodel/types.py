@@ -18,6 +18,8 @@ from dcmodel.errors import InvalidRequestError
 
 EMPTY_BIAS: Mapping[int, float] = MappingProxyType({})
 MAX_TOP_LOGPROBS = 1000
+LARGEST, LARGEST_BIAS = 1e6, 1e30
+"""Beyond them float32 overflows: of temperatures and penalties, and of biases."""
 
 
 class FinishReason(StrEnum):
@@ -58,16 +60,22 @@ class SamplingParams:
     """With a seed the same request gives the same tokens, whatever else runs beside it."""
 
     def __post_init__(self) -> None:
-        check_number("temperature", self.temperature, low=0.0, remedy="0 is greedy, 1 is the model's own.")
+        check_number(
+            "temperature",
+            self.temperature,
+            low=0.0,
+            high=LARGEST,
+            remedy="0 is greedy, 1 is the model's own.",
+        )
         check_integer("top_k", self.top_k, low=0)
         check_number("top_p", self.top_p, low=0.0, high=1.0, open_low=True)
         check_number("min_p", self.min_p, low=0.0, high=1.0)
-        check_number("repetition_penalty", self.repetition_penalty, low=0.0, open_low=True)
-        check_number("presence_penalty", self.presence_penalty)
-        check_number("frequency_penalty", self.frequency_penalty)
+        check_number("repetition_penalty", self.repetition_penalty, low=1 / LARGEST, high=LARGEST)
+        check_number("presence_penalty", self.presence_penalty, low=-LARGEST, high=LARGEST)
+        check_number("frequency_penalty", self.frequency_penalty, low=-LARGEST, high=LARGEST)
         for token_id, bias in self.logit_bias.items():
             check_integer("a token id in logit_bias", token_id, low=0)
-            check_number(f"logit_bias[{token_id}]", bias)
+            check_number(f"logit_bias[{token_id}]", bias, low=-LARGEST_BIAS, high=LARGEST_BIAS)
         if self.seed is not None:
             check_integer("seed", self.seed)
 
