@@ -77,6 +77,12 @@ class EndpointCapabilities:
     """vLLM's field of that name, by token id."""
     returns_token_ids: bool = False
     """``return_token_ids`` (vLLM, SGLang, our own server)."""
+    tokens_as_ids: bool = False
+    """``return_tokens_as_token_ids``: log-probabilities name their tokens by id."""
+    limit_field: str = "max_tokens"
+    """Of a chat: ``max_tokens``, or ``max_completion_tokens`` (OpenAI's newer models)."""
+    usage_in_streams: bool = True
+    """``stream_options`` are taken."""
     seed: bool = False
     """Two requests with the same seed give the same tokens."""
     temperature: bool = True

@@ -71,7 +71,7 @@ class AttemptFailed(Exception):
     def may_be_one_prompt(self) -> bool:
         """Whether one prompt of several may be at fault, so that the others deserve another try."""
         is_about_input = not self.param or self.param.partition("[")[0].partition(".")[0] in PROMPT_PARAMS
-        return self.is_permanent and self.status in (400, 413, 422) and is_about_input
+        return self.is_permanent and self.status in (400, 413, 422, 500) and is_about_input
 
 
 class _Error(msgspec.Struct):

@@ -72,6 +72,8 @@ class Grouper:
         self._where = where
         self._open: dict[bytes, _Group] = {}
         self._groups: set[_Group] = set()
+        self._is_proven = False
+        """Whether any group was answered."""
         self._is_trusted = True
         """False as soon as the endpoint showed that it cannot do groups: then each prompt goes alone."""
 
@@ -195,12 +197,19 @@ class Grouper:
             return _Shares([], [], {})
         prompts = [member.prompt for member in members]
         prompt = prompts[0] if len(prompts) == 1 else prompts
-        message = parse(await self._send(msgspec.json.encode({**shared, "prompt": prompt}), seconds))
+        try:
+            message = parse(await self._send(msgspec.json.encode({**shared, "prompt": prompt}), seconds))
+        except AttemptFailed as failure:
+            if failure.status == 500 and len(members) > 1 and not self._is_proven:
+                # Some servers break at a list of prompts. Where it is not that, single prompts are retried.
+                failure.kind = Kind.PERMANENT
+            raise
         choices = share_out(choices_of(message), len(members), shared.get("n") or 1)
         if len(members) == 1:
             if choices is None or choices[0] is None:
                 raise AttemptFailed(Kind.BAD_RESPONSE, "an answer with too few choices")
         else:
+            self._is_proven = True
             self._counters.groups += 1
             if choices is None:
                 self._is_trusted = False

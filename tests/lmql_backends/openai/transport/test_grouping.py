@@ -160,10 +160,11 @@ async def test_an_endpoint_that_cannot_tell_answers_apart_gets_single_prompts(co
     assert len(server.exchanges) == 1 + 2 + 2
 
 
-async def test_an_endpoint_that_takes_no_lists_is_found_out(connect):
+@pytest.mark.parametrize("status", [422, 500])
+async def test_an_endpoint_that_takes_no_lists_is_found_out(connect, status):
     async def single(exchange: Exchange) -> None:
         if isinstance(exchange.body["prompt"], list):
-            await exchange.error(422, "prompt must be a string")
+            await exchange.error(status, "prompt must be a string")
         else:
             await exchange.answer(200, completion(exchange.body))
 
