@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +19,27 @@ NO_KEY = "none"
 
 
 def make_client(
-    *, base_url: str | None = None, api_key: str | None = None, azure: bool = False, **options: Any
+    *,
+    base_url: str | None = None,
+    api_key: str | None = None,
+    azure: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> openai.AsyncOpenAI:
     """A client of the SDK, from arguments and, where they are missing, from the SDK's environment variables.
 
-    `options` are those of `openai.AsyncOpenAI`, or of `openai.AsyncAzureOpenAI` with `azure`. Raises
-    `MissingDependencyError`, and `SetupError` where the SDK refuses.
+    `options` are further arguments of `openai.AsyncOpenAI`, or of `openai.AsyncAzureOpenAI` with `azure`.
+    Raises `MissingDependencyError`, and `SetupError` where the SDK refuses.
     """
     sdk = _import_sdk()
+    arguments = dict(options or {})
     if base_url is not None:
-        options["base_url"] = base_url
-        if api_key is None and not azure and not _has_key_in_environment():
+        arguments["base_url"] = base_url
+        if api_key is None and not azure and not os.environ.get("OPENAI_API_KEY"):
             api_key = NO_KEY
     if api_key is not None:
-        options["api_key"] = api_key
+        arguments["api_key"] = api_key
     try:
-        client: openai.AsyncOpenAI = (sdk.AsyncAzureOpenAI if azure else sdk.AsyncOpenAI)(**options)
+        client: openai.AsyncOpenAI = (sdk.AsyncAzureOpenAI if azure else sdk.AsyncOpenAI)(**arguments)
     except (sdk.OpenAIError, TypeError, ValueError) as error:
         raise SetupError(
             f"the openai package refuses this configuration: {error}",
@@ -105,12 +111,6 @@ def _check_supported(client: Any) -> None:
             f"the client has an http_client of its own ({kind}), which dcmodel would not use.",
             remedy="Leave http_client out; proxies are taken from HTTPS_PROXY and its like.",
         )
-
-
-def _has_key_in_environment() -> bool:
-    import os
-
-    return bool(os.environ.get("OPENAI_API_KEY"))
 
 
 def _import_sdk() -> Any:

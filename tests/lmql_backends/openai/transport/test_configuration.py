@@ -72,7 +72,9 @@ def test_without_a_key_the_error_says_what_to_set():
 
 async def test_headers_and_query_of_the_user_are_sent():
     client = make_client(
-        base_url="http://h/v1", api_key="k", default_headers={"X-Team": "t"}, default_query={"tier": "flex"}
+        base_url="http://h/v1",
+        api_key="k",
+        options={"default_headers": {"X-Team": "t"}, "default_query": {"tier": "flex"}},
     )
     found = await target(client)
     assert found.url == "http://h/v1/completions?tier=flex"
@@ -81,7 +83,9 @@ async def test_headers_and_query_of_the_user_are_sent():
 
 async def test_azure_has_its_deployments_version_and_key():
     client = make_client(
-        azure=True, azure_endpoint="https://a.openai.azure.com", api_key="k", api_version="2026-01-01"
+        azure=True,
+        api_key="k",
+        options={"azure_endpoint": "https://a.openai.azure.com", "api_version": "2026-01-01"},
     )
     found = await target(client, path="/chat/completions", model="deployed")
     assert found.url == (
