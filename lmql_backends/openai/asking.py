@@ -146,7 +146,11 @@ class HttpReplyStream:
 
     async def __anext__(self) -> Reply:
         chunk = await anext(self._stream)
-        return self._reader.read(chunk.choice, chunk.text)
+        choice = chunk.choice
+        if chunk.text != _said(choice):
+            # Part of it was given out before a cut: what it shows of its tokens no longer fits.
+            choice = {name: choice.get(name) for name in ("finish_reason", "stop_reason")}
+        return self._reader.read(choice, chunk.text)
 
     @property
     def cost(self) -> Cost:
@@ -159,3 +163,9 @@ class HttpReplyStream:
             completion_tokens=self._stream.received.tokens,
             is_estimated=result.is_usage_estimated or result.usage is None,
         )
+
+
+def _said(choice: Mapping[str, Any]) -> str:
+    """The text of a chunk's choice, as the endpoint sent it."""
+    delta = choice.get("delta")
+    return (delta.get("content") if delta is not None else choice.get("text")) or ""

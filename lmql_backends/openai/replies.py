@@ -11,7 +11,7 @@ from dcmodel.types import Cost, TopLogprob
 from dctokenizers import Tokenizer
 from lmql_backends.openai.capabilities import EndpointCapabilities
 from lmql_backends.openai.endpoint_api import NOTHING, Ask, Reply
-from lmql_backends.openai.token_index import TokenIndex
+from lmql_backends.openai.token_index import NAMED_ID, TokenIndex
 
 UNKNOWN_LOGPROB = -9000.0
 """Endpoints say -9999 where they do not know, or where it is minus infinity."""
@@ -108,15 +108,15 @@ class ReplyReader:
         return Entry(self._chat_id(item), _value(item.get("logprob")), _sorted(tops))
 
     def _chat_id(self, item: Mapping[str, Any]) -> int | None:
-        token = item.get("token", "")
+        token = str(item.get("token", ""))
         data = item.get("bytes")
-        if isinstance(token, str) and token.startswith("token_id:") or not isinstance(data, list):
+        if token.startswith(NAMED_ID) or not isinstance(data, list):
             return self._index.of_text(token)
         return self._index.of_bytes(bytes(data)) if data else self._index.of_text(token)
 
     def _tops(self, row: Any) -> tuple[TopLogprob, ...]:
         named = _sorted([(self._index.of_text(token), value) for token, value in row])
-        return named[: max(self._ask.top_logprobs, 0)] if len(named) > self._ask.top_logprobs else named
+        return named[: self._ask.top_logprobs]
 
 
 def told_ids(choice: Mapping[str, Any]) -> tuple[int, ...] | None:

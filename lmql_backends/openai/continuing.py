@@ -1,0 +1,147 @@
+"""Unconstrained text: one stream of the endpoint's, written into a sequence token by token."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+from dcmodel.constraint import Matcher
+from dcmodel.errors import CapabilityError, GenerationError
+from dcmodel.scheduling.sequence import SequenceBounds
+from dcmodel.scheduling.session_sequence import SessionSequence
+from dcmodel.types import Cost, FinishReason, GenerateRequest, SamplingParams
+from lmql_backends.openai.capabilities import EndpointCapabilities
+from lmql_backends.openai.endpoint_api import NOTHING, Ask, Asker, Reply
+from lmql_backends.openai.records import free_record, raw_logprobs, raw_tops
+
+
+@dataclass(slots=True)
+class Facts:
+    """What is known of a text beside its tokens."""
+
+    cost: Cost = NOTHING
+    detail: str = ""
+
+
+class ContinuedSequence(SessionSequence):
+    """A request's prompt and output; who reads the stream puts tokens behind it."""
+
+    def __init__(
+        self, request: GenerateRequest, matcher: Matcher | None, **bounds: Unpack[SequenceBounds]
+    ) -> None:
+        super().__init__(request.prompt_ids, sampling=request.sampling, matcher=matcher, **bounds)
+        self.request = request
+        self.facts = Facts()
+        self.num_resumed = len(request.resumed)
+        self._take_up(request.resumed)
+
+    def put(self, reply: Reply, ask: Ask) -> None:
+        """Append what a reply brings, up to the end of the text. Raises what the sequence raises."""
+        values, rows = raw_logprobs(reply, ask), raw_tops(reply, ask)
+        for token_id, logprob, tops in zip(reply.token_ids, values, rows, strict=True):
+            if self.ending is not None:
+                return
+            self.extend(token_id, free_record(logprob, tops), forced=False)
+        if reply.finish_reason is not None and self.ending is None:
+            self._finish(reply)
+
+    def _finish(self, reply: Reply) -> None:
+        if reply.is_ended:
+            self._end_of_sequence(reply)
+        elif reply.finish_reason == "length":
+            # The endpoint counts other tokens than ours, or its context is full.
+            self.ending = (FinishReason.LENGTH, self.limit_reason)
+        elif reply.finish_reason == "stop":
+            self.ending = (FinishReason.STOP, f"stop:{reply.stop_reason}")
+        else:
+            raise GenerationError(
+                f"the endpoint ended the text with {reply.finish_reason!r}.",
+                remedy="Ask for something else; `content_filter` is the provider's own decision.",
+            )
+
+    def _end_of_sequence(self, reply: Reply) -> None:
+        end_id = reply.end_id if reply.end_id is not None else min(self.eos_token_ids, default=None)
+        if end_id is None or end_id not in self.eos_token_ids:
+            self.ending = (FinishReason.STOP, "eos")
+            return
+        logprob = math.nan if reply.end_logprob is None else reply.end_logprob
+        self.extend(end_id, free_record(logprob, reply.end_tops), forced=False)
+
+
+def free_ask(sequence: ContinuedSequence, asker: Asker) -> Ask:
+    """What asks for the rest of a text without a constraint. Raises `CapabilityError`."""
+    request = sequence.request
+    output = tuple(sequence.token_ids[sequence.prompt_length :])
+    sent = asker.place(request.prompt_ids, output)
+    if sent is None:
+        raise CapabilityError(
+            "this text cannot be continued here: the endpoint takes no token ids, and the text ends inside "
+            "a character or in an answer that was begun.",
+            remedy="Begin anew, or use an endpoint that takes token ids.",
+        )
+    if not sent.is_exact:
+        sequence.facts.detail = "the endpoint took the prompt as text, perhaps in other tokens"
+    return Ask(
+        prompt=sent.prompt,
+        max_tokens=sequence.limit - len(sequence.token_ids),
+        top_logprobs=request.top_logprobs,
+        bias=request.sampling.logit_bias,
+        **sampling_fields(request.sampling),
+    )
+
+
+def sampling_fields(sampling: SamplingParams) -> dict[str, Any]:
+    """The fields of `Ask` that say how tokens are drawn, the bias excluded."""
+    return {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seed,
+        "frequency_penalty": sampling.frequency_penalty,
+        "presence_penalty": sampling.presence_penalty,
+    }
+
+
+async def continue_freely(sequence: ContinuedSequence, asker: Asker) -> None:
+    """Read one stream until the text has ended; closed as soon as nothing more is needed."""
+    if sequence.ending is not None:
+        return
+    ask = free_ask(sequence, asker)
+    pieces = asker.ask_stream(ask)
+    try:
+        async with pieces:
+            async for piece in pieces:
+                sequence.put(piece, ask)
+                if sequence.ending is not None:
+                    break
+                if sequence.is_armed and sequence.notify is not None:
+                    sequence.notify()
+    finally:
+        sequence.facts.cost += pieces.cost
+
+
+def check_sampling(request: GenerateRequest, able: EndpointCapabilities) -> None:
+    """Raise `CapabilityError` for what OpenAI's API has no field for, or this endpoint does not take."""
+    sampling = request.sampling
+    unknown = (
+        ("top_k", sampling.top_k, 0),
+        ("min_p", sampling.min_p, 0.0),
+        ("repetition_penalty", sampling.repetition_penalty, 1.0),
+        ("ignore_eos", request.ignore_eos, False),
+    )
+    for name, value, default in unknown:
+        if value != default:
+            raise CapabilityError(
+                f"{name}={value!r} cannot be sent to an OpenAI-compatible endpoint.",
+                remedy=f"Leave {name} out.",
+            )
+    limits = (
+        ("top_logprobs", request.top_logprobs, able.max_top_logprobs),
+        ("logit_bias entries", len(sampling.logit_bias), able.max_bias_entries),
+    )
+    for name, value, most in limits:
+        if value > most:
+            raise CapabilityError(
+                f"{value} {name} were asked for, and the endpoint takes {most}.",
+                remedy="Ask for fewer; `dcmodel backends --probe` shows what the endpoint can do.",
+            )
