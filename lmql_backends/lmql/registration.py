@@ -29,10 +29,10 @@ def register() -> None:
         return
     loaded: dict[tuple[str, str], LLM] = {}
 
-    def from_descriptor(cls: Any, /, model_identifier: Any, **options: Any) -> Any:
+    def from_descriptor(cls: Any, /, model_identifier: Any, **options: object) -> Any:
         if not isinstance(model_identifier, str) or not model_identifier.startswith(PREFIX):
             return original(cls, model_identifier, **options)
-        loading = {name: options.pop(name) for name in LOADING if name in options}
+        loading: dict[str, Any] = {name: options.pop(name) for name in LOADING if name in options}
         name = model_identifier.removeprefix(PREFIX) or EMBEDDED
         # The same name with the same options is the same model, as with LMQL's own.
         key = (name, repr(sorted(loading.items())))
