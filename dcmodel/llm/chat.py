@@ -46,15 +46,22 @@ def chat_ids(
     *,
     tools: Sequence[Mapping[str, Any]] | None,
     add_generation_prompt: bool,
+    continue_final_message: bool = False,
 ) -> list[int]:
     """Token ids of the rendered template. Special tokens come from the template alone.
 
-    In the caller's texts a mark is put into what reads like a special token; where the mark stands in the
-    rendered text, that is cut, so that neither part is one.
+    `continue_final_message`: only up to the end of the last message's text, which goes on. In the caller's
+    texts a mark is put into what reads like a special token; where the mark stands in the rendered text, that
+    is cut, so that neither part is one.
     """
     data = [_plain(message) for message in messages], [_plain(tool) for tool in tools or ()] or None
     mark = _unused(NONCHARACTERS, (template, *_texts(data)))
     marked_messages, marked_tools = _marked(data, _special_texts(tokenizer), mark)
+    end = ""
+    if continue_final_message:
+        end = _unused(NONCHARACTERS, (mark, template, *_texts(data)))
+        add_generation_prompt = False
+        _end_with(marked_messages[-1], end)
     variables = {
         "messages": marked_messages,
         "tools": marked_tools,
@@ -63,7 +70,7 @@ def chat_ids(
         "bos_token": _text_of(tokenizer, tokenizer.bos_token_id),
         "eos_token": _text_of(tokenizer, next(iter(tokenizer.eos_token_ids), None)),
     }
-    start, *others = render(template, variables).split(mark)
+    start, *others = _until(end, render(template, variables)).split(mark)
     token_ids = [*parsed_ids(tokenizer, start, at_start=True)]
     for part in others:
         token_ids += parsed_ids(tokenizer, part)
@@ -119,6 +126,29 @@ def _texts(value: object) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _texts(item)
+
+
+def _end_with(message: dict[str, Any], end: str) -> None:
+    """Put the mark behind the message's text."""
+    content = message.get("content")
+    if not isinstance(content, str):
+        raise InvalidRequestError(
+            "the last message is no text that could go on.", remedy="Give its content as one text."
+        )
+    message["content"] = content + end
+
+
+def _until(end: str, text: str) -> str:
+    """What comes before the mark, if there is one."""
+    if not end:
+        return text
+    before, found, _ = text.rpartition(end)
+    if not found:
+        raise InvalidRequestError(
+            "the chat template does not show the last message as it is, so that it cannot go on.",
+            remedy="Let the model begin its answer, or write the prompt as a text.",
+        )
+    return before
 
 
 def _unused(marks: Iterable[str], texts: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ It runs under `LMTPServer`, and in other programs under their own server or moun
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from dcmodel import __version__
 from lmql_backends.lmtp.server.answers import json_answer
@@ -21,6 +22,9 @@ from lmql_backends.lmtp.server.metrics import Metrics
 from lmql_backends.lmtp.server.peers import protocols
 from lmql_backends.lmtp.server.settings import ServerSettings, is_loopback
 from lmql_backends.lmtp.server.websocket import WebSocketServer
+
+if TYPE_CHECKING:
+    from lmql_backends.lmtp.server.openai.double import Double
 
 
 class LMTPApp:
@@ -80,17 +84,20 @@ def create_app(
     *,
     host: str = "",
     is_ready: Callable[[], bool] = lambda: True,
+    double: Double | None = None,
 ) -> LMTPApp:
     """LMTP, the OpenAI-compatible routes and the server's own, and `extra_routes`, which go before them.
 
-    `host`: what the server listens on, where that is known. Under a server of your own, give uvicorn
+    `host`: what the server listens on, where that is known. `double`: the OpenAI-compatible routes have its
+    manners. Under a server of your own, give uvicorn
     ``http=GuardedH11, ws=GuardedWebSocket`` and its limits (docs/operations.md).
     """
     from lmql_backends.lmtp.server.openai import openai_routes
 
     metrics = Metrics()
     models = MeteredModels(models, metrics)
-    routes = {**openai_routes(models), **(extra_routes or {})}
+    own = openai_routes(models) if double is None else double.wrap(openai_routes(models), models)
+    routes = {**own, **(extra_routes or {})}
     is_public = not is_loopback(host)
     return LMTPApp(
         models, settings or ServerSettings(), routes, metrics, is_public=is_public, is_ready=is_ready

@@ -18,6 +18,7 @@ from lmql_backends.lmtp.server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from lmql_backends.lmtp.server.listener import Listener
+    from lmql_backends.lmtp.server.openai.double import Double
 
 Served = Models | DcModel | LLM | Mapping[str, DcModel | LLM]
 
@@ -42,9 +43,11 @@ class LMTPServer:
         routes: Routes | None = None,
         tls: ssl.SSLContext | None = None,
         is_ready: Callable[[], bool] = lambda: True,
+        double: Double | None = None,
     ) -> None:
         """`port` 0: any that is free. `routes`: further ones, which need the token like all others.
-        `is_ready`: whether /ready says so.
+        `is_ready`: whether /ready says so. `double`: limits and faults for the OpenAI-compatible routes
+        (docs/openai-double.md).
 
         Raises `InvalidRequestError` for a host that other machines reach, without a token.
         """
@@ -54,7 +57,9 @@ class LMTPServer:
         self.models = models if isinstance(models, Models) else StaticModels(models)
         self._port = port
         self._tls = tls
-        self.app: LMTPApp = create_app(self.models, self.settings, routes, host=host, is_ready=is_ready)
+        self.app: LMTPApp = create_app(
+            self.models, self.settings, routes, host=host, is_ready=is_ready, double=double
+        )
         self._listener: Listener | None = None
         self._closed = asyncio.Event()
 

@@ -102,6 +102,22 @@ def test_a_content_without_an_unused_character_is_refused():
         llm_with(PLAIN).chat_prompt([{"role": "user", "content": every}])
 
 
+def test_a_message_that_goes_on_ends_the_prompt():
+    messages = [*MESSAGES[:2], {"role": "assistant", "content": "It is <|eos|> a "}]
+    text = prompt_text(llm_with(PLAIN), messages, continue_final_message=True)
+    assert text.endswith("<|bos|>assistant\nIt is <|eos|> a ")
+    whole = prompt_text(llm_with(PLAIN), messages, add_generation_prompt=False)
+    assert whole == text + "<|eos|>\n"
+
+
+def test_a_message_that_cannot_go_on_is_refused():
+    with pytest.raises(InvalidRequestError, match="does not show"):
+        llm_with(TEMPLATES["state"]).chat_prompt(MESSAGES, continue_final_message=True)
+    parts = [{"role": "assistant", "content": [{"type": "text", "text": "a"}]}]
+    with pytest.raises(InvalidRequestError, match="no text that could go on"):
+        llm_with(PLAIN).chat_prompt(parts, continue_final_message=True)
+
+
 def test_the_prompt_goes_into_the_other_methods():
     llm = llm_with(PLAIN)
     ids = llm.chat_prompt([{"role": "user", "content": "yes"}])

@@ -9,7 +9,7 @@ import msgspec
 from lmql_backends.lmtp.server.contracts import ServedModel
 from lmql_backends.lmtp.server.openai.constraints import constraint_of
 from lmql_backends.lmtp.server.openai.errors import FieldError
-from lmql_backends.lmtp.server.openai.fields import ChatBody, MessageBody
+from lmql_backends.lmtp.server.openai.fields import ChatBody, MessageBody, TokenizeBody
 from lmql_backends.lmtp.server.openai.jobs import (
     Job,
     PromptJob,
@@ -28,7 +28,7 @@ def make_job(body: ChatBody, served: ServedModel) -> Job:
     `CapabilityError` where the model has no chat template."""
     _check(body)
     max_tokens = _max_tokens(body)
-    ids = chat_ids(served, body.messages, add_generation_prompt=body.add_generation_prompt is not False)
+    ids = conversation_ids(served, body)
     check_room(served, ids, max_tokens or 0)
     constraint, field = constraint_of(body, served.model.tokenizer.vocab_size)
     draws = make_draws(
@@ -48,12 +48,19 @@ def make_job(body: ChatBody, served: ServedModel) -> Job:
     )
 
 
-def chat_ids(
-    served: ServedModel, messages: list[MessageBody], *, add_generation_prompt: bool
-) -> tuple[int, ...]:
+def conversation_ids(served: ServedModel, body: ChatBody | TokenizeBody) -> tuple[int, ...]:
     """The conversation as the model was trained to read it."""
-    plain = [_plain(message, f"messages[{place}]") for place, message in enumerate(messages)]
-    return tuple(served.llm.chat_prompt(plain, add_generation_prompt=add_generation_prompt))
+    plain = [_plain(message, f"messages[{place}]") for place, message in enumerate(body.messages or ())]
+    if not body.continue_final_message:
+        generation = body.add_generation_prompt is not False
+        return tuple(served.llm.chat_prompt(plain, add_generation_prompt=generation))
+    if body.add_generation_prompt:
+        raise FieldError(
+            "continue_final_message",
+            "continue_final_message does not go with add_generation_prompt.",
+            remedy="Leave one of them out.",
+        )
+    return tuple(served.llm.chat_prompt(plain, continue_final_message=True))
 
 
 def _plain(message: MessageBody, place: str) -> dict[str, Any]:

@@ -156,6 +156,7 @@ class ChatBody(Generation, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: Tops | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     # without effect, as there are no tools, and one voice
     parallel_tool_calls: Any = None
     prediction: Any = None
@@ -179,6 +180,7 @@ class TokenizeBody(Body, kw_only=True):
     messages: list[MessageBody] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     return_token_strs: bool | None = None
 
 

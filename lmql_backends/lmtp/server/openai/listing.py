@@ -9,7 +9,7 @@ import msgspec
 from dcmodel.errors import ModelNotFoundError
 from dcmodel.llm.prompts import prompt_ids, text_ids
 from lmql_backends.lmtp.server.contracts import HttpRequest, HttpResponse, ServedModel
-from lmql_backends.lmtp.server.openai.chat_job import chat_ids
+from lmql_backends.lmtp.server.openai.chat_job import conversation_ids
 from lmql_backends.lmtp.server.openai.errors import FieldError
 from lmql_backends.lmtp.server.openai.fields import DetokenizeBody, TokenizeBody
 from lmql_backends.lmtp.server.openai.logprobs import TokenNames
@@ -87,7 +87,7 @@ def _tokenized(body: TokenizeBody, served: ServedModel) -> TokenizeAnswer:
         )
     ids: tuple[int, ...]
     if body.messages is not None:
-        ids = chat_ids(served, body.messages, add_generation_prompt=body.add_generation_prompt is not False)
+        ids = conversation_ids(served, body)
     elif body.prompt and body.add_special_tokens is not False:
         ids = prompt_ids(tokenizer, body.prompt)
     elif body.add_special_tokens is not False:

@@ -6,12 +6,13 @@ import asyncio
 import math
 import re
 
+import msgspec
 import openai
 import pytest
 
 from dcmodel.constraints import JsonSchema, Regex
 from dcmodel.loop import run
-from dcmodel.types import ScoreRequest
+from dcmodel.types import Certificate, ScoreRequest
 
 PROMPT = "The quick brown fox"
 
@@ -26,7 +27,7 @@ def test_greedy_text_is_that_of_the_model_in_process(client, llm):
     assert choice.text == expected.text
     assert choice.finish_reason == expected.finish_reason
     assert choice.logprobs is None
-    assert choice.certificate == {"valid": None, "exact": True, "semantics": "local", "detail": ""}
+    assert choice.certificate == msgspec.to_builtins(Certificate(valid=None, exact=True, semantics="local"))
     assert got.usage.prompt_tokens == expected.usage.prompt_tokens
     assert got.usage.completion_tokens == len(expected.token_ids)
     assert got.usage.total_tokens == got.usage.prompt_tokens + got.usage.completion_tokens
