@@ -60,6 +60,11 @@ class HttpAsker:
         return self._index
 
     @property
+    def vocab_size(self) -> int:
+        """The tokenizer's."""
+        return self.tokenizer.vocab_size
+
+    @property
     def path(self) -> str:
         return CHAT_COMPLETIONS if self._capabilities.is_chat else COMPLETIONS
 

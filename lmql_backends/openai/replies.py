@@ -67,8 +67,8 @@ class ReplyReader:
         )
         return reply
 
-    def entries(self, logprobs: Any) -> list[Entry]:
-        """Of both of OpenAI's forms."""
+    def entries(self, logprobs: Any, *, with_all_tops: bool = False) -> list[Entry]:
+        """Of both of OpenAI's forms. `with_all_tops`: with more of them than the ask is for."""
         if not isinstance(logprobs, dict):
             return []
         if logprobs.get("content") is not None:
@@ -79,7 +79,7 @@ class ReplyReader:
         values = logprobs.get("token_logprobs") or [None] * len(tokens)
         rows = logprobs.get("top_logprobs") or [None] * len(tokens)
         return [
-            Entry(self._index.of_text(token), _value(value), self._tops((row or {}).items()))
+            Entry(self._index.of_text(token), _value(value), self._tops(row or {}, with_all_tops))
             for token, value, row in zip(tokens, values, rows, strict=False)
         ]
 
@@ -114,9 +114,9 @@ class ReplyReader:
             return self._index.of_text(token)
         return self._index.of_bytes(bytes(data)) if data else self._index.of_text(token)
 
-    def _tops(self, row: Any) -> tuple[TopLogprob, ...]:
-        named = _sorted([(self._index.of_text(token), value) for token, value in row])
-        return named[: self._ask.top_logprobs]
+    def _tops(self, row: Mapping[str, Any], all_of_them: bool) -> tuple[TopLogprob, ...]:
+        named = _sorted([(self._index.of_text(token), value) for token, value in row.items()])
+        return named if all_of_them else named[: self._ask.top_logprobs]
 
 
 def told_ids(choice: Mapping[str, Any]) -> tuple[int, ...] | None:

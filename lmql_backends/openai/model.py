@@ -1,0 +1,108 @@
+"""`OpenAIDcModel`: a model behind an OpenAI-compatible API, as a `DcModel`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence as Seq
+
+from dcmodel.constraints.mask_answers import Answer
+from dcmodel.local.base import SequenceModel
+from dcmodel.local.session import LocalSession, checked_look
+from dcmodel.model import GenerateStream
+from dcmodel.scheduling.sequence import Sequence
+from dcmodel.scheduling.session_sequence import SessionSequence
+from dcmodel.types import Cost, GenerateRequest, ModelInfo, NextTokens, ScoreRequest, ScoreResult
+from lmql_backends.openai.asking import HttpAsker
+from lmql_backends.openai.capabilities import EndpointCapabilities
+from lmql_backends.openai.continuing import ContinuedSequence, check_sampling, continue_freely
+from lmql_backends.openai.endpoint_api import NOTHING
+from lmql_backends.openai.looking import look_at_all
+from lmql_backends.openai.runner import AskRunner
+from lmql_backends.openai.scores import score
+from lmql_backends.openai.stepping import step
+from lmql_backends.openai.stream import OpenAIStream
+
+
+class OpenAIDcModel(SequenceModel):
+    """What the endpoint can do it does; what it cannot raises `CapabilityError`, with the reason.
+
+    Raw log-probabilities are the endpoint's, where it shows those. What a mask kept is not shown by any API:
+    `masked_logprob` and `log_mass` are NaN where there was a mask and more than one token was allowed.
+    """
+
+    def __init__(self, asker: HttpAsker, info: ModelInfo) -> None:
+        """`info.max_positions`: as far as it is known; the endpoint refuses what is longer."""
+        self.asker = asker
+        self.cost: Cost = NOTHING
+        """Of everything so far."""
+        self._asks = AskRunner(self._work)
+        super().__init__(
+            info,
+            asker.tokenizer,
+            self._asks,
+            vocab_size=asker.tokenizer.vocab_size,
+            max_positions=info.max_positions,
+        )
+        self.can_heal = asker.capabilities.token_id_prompts
+
+    @property
+    def capabilities(self) -> EndpointCapabilities:
+        """What is known of the endpoint."""
+        return self.asker.capabilities
+
+    def generate(self, request: GenerateRequest) -> GenerateStream:
+        self._check_generation(request)
+        check_sampling(request, self.capabilities)
+        stream = OpenAIStream(request, self.tokenizer, self._asks)
+        if self._matchers.is_ready(request):
+            self._start(stream, request)
+        else:
+            self._compile_and_start(stream, request)
+        return stream
+
+    async def score(self, request: ScoreRequest) -> ScoreResult:
+        self._check_score(request)
+        result, cost = await score(self.asker, request)
+        self.cost += cost
+        return result
+
+    async def next_tokens(
+        self,
+        prefixes: Seq[Seq[int]],
+        masks: Seq[Answer] | None = None,
+        k: int | None = None,
+    ) -> list[NextTokens]:
+        look = checked_look(k, self._vocab_size)
+        checked = self._checked_prefixes(prefixes, masks)
+        if not checked:
+            return []
+        return await look_at_all(
+            self.asker, [(request.prompt_ids, mask) for request, mask in checked], look.k
+        )
+
+    async def session(self, request: GenerateRequest) -> LocalSession:
+        check_sampling(request, self.capabilities)
+        return await super().session(request)
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        await self._asks.join()
+        await self.asker.transport.aclose()
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _sequence(self, request: GenerateRequest, loop: asyncio.AbstractEventLoop) -> Sequence:
+        matcher = self._matchers.matcher(request)
+        sequence = ContinuedSequence(request, matcher, **self._bounds(request))
+        wants = request.logprobs or request.top_logprobs > 0
+        sequence.want_logprobs = wants and self.capabilities.shows_logprobs
+        return sequence
+
+    async def _work(self, sequence: Sequence) -> None:
+        if isinstance(sequence, ContinuedSequence):
+            try:
+                await continue_freely(sequence, self.asker)
+            finally:
+                self.cost += sequence.facts.cost
+        elif isinstance(sequence, SessionSequence):
+            await step(sequence, self.asker)
