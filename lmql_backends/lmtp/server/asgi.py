@@ -14,7 +14,8 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
 ABORT = "dcmodel.abort"
-"""In ``scope["state"]``, under our own server: cuts the connection, whatever has not been sent."""
+"""In ``scope["state"]``, under our own server: cuts the connection, whatever has not been sent; called with
+``reset=True``, by RST."""
 
 RawHeaders = list[tuple[bytes, bytes]]
 

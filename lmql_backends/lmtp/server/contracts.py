@@ -59,6 +59,15 @@ class HttpResponse:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+class CutError(Exception):
+    """Raised by a handler, or by the body of its answer: the connection ends here, in the middle."""
+
+    def __init__(self, *, reset: bool = False) -> None:
+        """`reset`: by RST; otherwise by FIN."""
+        super().__init__("the connection is cut")
+        self.reset = reset
+
+
 Handler = Callable[[HttpRequest], Awaitable[HttpResponse]]
 """Cancelled when the client goes away before it has answered."""
 Routes = Mapping[tuple[str, str], Handler]

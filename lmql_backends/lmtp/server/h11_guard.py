@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from typing import Any, ClassVar
 
 import h11
@@ -95,8 +97,11 @@ class GuardedH11(H11Protocol):
             self._deadline.cancel()
             self._deadline = None
 
-    def _abort(self) -> None:
+    def _abort(self, *, reset: bool = False) -> None:
         self._stop_deadline()
+        if reset:
+            raw = self.transport.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
 

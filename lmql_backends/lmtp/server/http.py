@@ -18,7 +18,7 @@ from lmql_backends.lmtp.server.asgi import (
     query_of,
     raw_headers,
 )
-from lmql_backends.lmtp.server.contracts import Handler, HttpRequest, HttpResponse, Routes
+from lmql_backends.lmtp.server.contracts import CutError, Handler, HttpRequest, HttpResponse, Routes
 from lmql_backends.lmtp.server.drain import Drain
 from lmql_backends.lmtp.server.gate import Gate
 from lmql_backends.lmtp.server.settings import ServerSettings
@@ -175,6 +175,9 @@ class _Exchange:
                 "a client read nothing for %g seconds and was cut off.", self._settings.stall_seconds
             )
             self._abort()
+        except CutError as cut:
+            if self._abort(reset=cut.reset):
+                await asyncio.Event().wait()  # until the connection is lost, which cancels this
         except Exception:
             logger.exception("the route %s failed.", request.path)
             await self._fail(json_error(500, "the server failed; its log says why.", code="internal_error"))
@@ -251,10 +254,12 @@ class _Exchange:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    def _abort(self) -> None:
+    def _abort(self, *, reset: bool = False) -> bool:
+        """Whether the server under it can."""
         abort = self._scope.get("state", {}).get(ABORT)
         if abort is not None:
-            abort()
+            abort(reset=reset)
+        return abort is not None
 
 
 def _too_large(limit: int) -> HttpResponse:

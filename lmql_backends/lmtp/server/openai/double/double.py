@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import msgspec
 
 from dcmodel.errors import ModelNotFoundError
 from lmql_backends.lmtp.server.contracts import (
+    CutError,
     Handler,
     HttpRequest,
     HttpResponse,
@@ -19,30 +22,64 @@ from lmql_backends.lmtp.server.contracts import (
     Routes,
     ServedModel,
 )
-from lmql_backends.lmtp.server.openai.chat_job import make_job as make_chat_job
-from lmql_backends.lmtp.server.openai.completion_job import make_job as make_text_job
 from lmql_backends.lmtp.server.openai.double.admission import admit, parse
+from lmql_backends.lmtp.server.openai.double.faults import AnyFault, Slow
+from lmql_backends.lmtp.server.openai.double.happening import happen_to_whole, instead
 from lmql_backends.lmtp.server.openai.double.limits import OpenAILimits
-from lmql_backends.lmtp.server.openai.double.processed import biased_rows, show_rows
+from lmql_backends.lmtp.server.openai.double.plan import FaultPlan
+from lmql_backends.lmtp.server.openai.double.rates import Meter, RateLimits, expected_tokens
 from lmql_backends.lmtp.server.openai.double.refusals import RefusalError, missing
-from lmql_backends.lmtp.server.openai.double.shaping import shape_answer, shape_error, shape_event
-from lmql_backends.lmtp.server.openai.double.wishes import CHATS, COMPLETIONS, Json, Wish
-from lmql_backends.lmtp.server.openai.fields import ChatBody, CompletionBody
-from lmql_backends.lmtp.server.openai.logprobs import TokenNames
-from lmql_backends.lmtp.server.openai.reading import read
+from lmql_backends.lmtp.server.openai.double.shaper import Shaper, shaped
+from lmql_backends.lmtp.server.openai.double.shaping import shape_error
+from lmql_backends.lmtp.server.openai.double.stream_faults import Sleep, happen_to_stream
+from lmql_backends.lmtp.server.openai.double.wishes import CHATS, COMPLETIONS, Json
 
 MODELS = "/v1/models"
 OWN_ROUTES = ("/tokenize", "/detokenize")
 """Of our server and vLLM's."""
-EVENT = b"data: "
-"""How an event begins; it ends with an empty line."""
+KEPT = 10_000
+"""Records."""
+
+
+@dataclass(slots=True)
+class Record:
+    """One request, for tests that ask what came."""
+
+    number: int
+    path: str
+    body: Json
+    faults: tuple[AnyFault, ...] = ()
+    status: int | None = None
+    """Of the answer; None while there is none."""
 
 
 class Double:
-    """``LMTPServer(models, double=Double(OpenAILimits()))``."""
+    """``LMTPServer(models, double=Double(limits, rates, plan))``. Belongs to one server."""
 
-    def __init__(self, limits: OpenAILimits | None = None) -> None:
+    def __init__(
+        self,
+        limits: OpenAILimits | None = None,
+        rates: RateLimits | None = None,
+        plan: FaultPlan | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        """Without `rates` and `plan`, nothing is ever too much, and nothing fails.
+
+        `clock` and `sleep` are of one time; `wall`: seconds since 1970, for headers that hold dates.
+        """
         self.limits = limits or OpenAILimits()
+        self.rates = rates or RateLimits()
+        self.plan = plan or FaultPlan()
+        self.records: deque[Record] = deque(maxlen=KEPT)
+        """Of requests for texts, the oldest first."""
+        self._meters: dict[str, Meter] = {}
+        self._new_meter = partial(Meter, self.rates, clock, wall)
+        self._wall = wall
+        self._sleep = sleep
+        self._count = 0
 
     def wrap(self, routes: Routes, models: Models) -> Routes:
         """The routes over these models, with the double's manners."""
@@ -57,25 +94,71 @@ class Double:
         return wrapped
 
     async def _generate(self, handler: Handler, models: Models, request: HttpRequest) -> HttpResponse:
+        self._count += 1
+        record = Record(self._count, request.path, {})
+        self.records.append(record)
+        headers = {"x-request-id": f"req_{record.number:012d}"}
         try:
-            body = parse(request.body)
-            if self.limits.model_required and not body.get("model"):
-                raise missing("model")
-            async with AsyncExitStack() as stack:
-                served = await self._served(models, body, stack)
-                vocab_size = served.model.tokenizer.vocab_size
-                wish = admit(body, self.limits, is_chat=request.path == CHATS, vocab_size=vocab_size)
-                inner = replace(request, body=msgspec.json.encode(wish.inner))
-                response = await handler(inner)
-                if response.status != 200:
-                    return _with(response, shape_error(_decoded(response), response.status))
-                shaper = _Shaper(wish, self.limits, served)
-                if isinstance(response.body, bytes):
-                    return _with(response, await shaper.whole(_decoded(response)))
-                stream = _shaped(response.body, shaper, stack.pop_all())
-                return replace(response, body=stream)
+            response = await self._answer(handler, models, request, record, headers)
         except RefusalError as refusal:
-            return refusal.response()
+            response = refusal.response()
+        except CutError:
+            record.status = 0
+            raise
+        record.status = response.status
+        return replace(response, headers={**headers, **response.headers})
+
+    async def _answer(
+        self,
+        handler: Handler,
+        models: Models,
+        request: HttpRequest,
+        record: Record,
+        headers: dict[str, str],
+    ) -> HttpResponse:
+        """What a request gets, and what befalls it. `headers` is filled with those of the limits."""
+        body = record.body = parse(request.body)
+        faults = self.plan.next(request.path, body, request.body)
+        record.faults = tuple(faults)
+        if (response := await instead(faults, self._wall())) is not None:
+            return response
+        if self.limits.model_required and not body.get("model"):
+            raise missing("model")
+        async with AsyncExitStack() as stack:
+            served = await self._served(models, body, stack)
+            meter = self._meters.setdefault(served.name, self._new_meter())
+            headers.update(meter.admit(served.name, expected_tokens(body)))
+            response = await self._real(handler, request, body, served, faults, stack)
+        if isinstance(response.body, bytes):
+            await self._delay(faults)
+            response = happen_to_whole(faults, response) if response.status == 200 else response
+        return response
+
+    async def _real(
+        self,
+        handler: Handler,
+        request: HttpRequest,
+        body: Json,
+        served: ServedModel,
+        faults: list[AnyFault],
+        stack: AsyncExitStack,
+    ) -> HttpResponse:
+        """The answer of the real route, shaped. A stream takes over what `stack` holds."""
+        vocab_size = served.model.tokenizer.vocab_size
+        wish = admit(body, self.limits, is_chat=request.path == CHATS, vocab_size=vocab_size)
+        response = await handler(replace(request, body=msgspec.json.encode(wish.inner)))
+        if response.status != 200:
+            return _with(response, shape_error(_decoded(response), response.status))
+        shaper = Shaper(wish, self.limits, served)
+        if isinstance(response.body, bytes):
+            return _with(response, await shaper.whole(_decoded(response)))
+        events = shaped(response.body, shaper, stack.pop_all())
+        return replace(response, body=happen_to_stream(faults, events, self._sleep))
+
+    async def _delay(self, faults: list[AnyFault]) -> None:
+        for fault in faults:
+            if isinstance(fault, Slow):
+                await self._sleep(fault.seconds)
 
     async def _served(self, models: Models, body: Json, stack: AsyncExitStack) -> ServedModel:
         name = body.get("model") or ""
@@ -96,80 +179,6 @@ class Double:
         for model in listed.get("data", [listed]):
             model["owned_by"] = "system"
         return _with(response, listed)
-
-
-class _Shaper:
-    """Of the answer to one request."""
-
-    def __init__(self, wish: Wish, limits: OpenAILimits, served: ServedModel) -> None:
-        self._wish = wish
-        self._limits = limits
-        self._served = served
-        self._names = TokenNames(served.model.tokenizer)
-        self._prefixes: dict[int, list[int]] = {}
-        """Of streams: the tokens of each choice so far."""
-        self._has_bias = bool(limits.logprobs == "processed" and wish.bias and wish.tops is not None)
-        self._prompts = self._prompt_ids() if self._has_bias else []
-
-    async def whole(self, answer: Json) -> Json:
-        if self._has_bias:
-            for choice in answer["choices"]:
-                if choice.get("logprobs"):
-                    await self._apply_bias(choice["logprobs"], choice["index"], choice["token_ids"])
-        return shape_answer(answer, self._wish, self._limits)
-
-    async def event(self, event: Json) -> Json | None:
-        if self._has_bias:
-            for choice in event.get("choices", ()):
-                if choice.get("logprobs") and choice["token_ids"]:
-                    await self._apply_bias(choice["logprobs"], choice["index"], choice["token_ids"])
-        return shape_event(event, self._wish, self._limits)
-
-    async def _apply_bias(self, logprobs: Json, index: int, token_ids: list[int]) -> None:
-        prompt = self._prompts[index // self._wish.texts]
-        if index not in self._prefixes and self._wish.is_stream and token_ids == prompt:
-            return  # the echo
-        prefix = self._prefixes.setdefault(index, list(prompt))
-        prefixes = []
-        for token_id in token_ids:
-            prefixes.append(tuple(prefix))
-            prefix.append(token_id)
-        allowed = self._wish.inner.get("allowed_token_ids")
-        rows = await biased_rows(self._served.model, prefixes, self._wish.bias, allowed)
-        tops = max(self._wish.tops or 0, self._wish.inner.get("top_logprobs", 0))
-        show_rows(logprobs, rows, token_ids, self._names, tops)
-
-    def _prompt_ids(self) -> list[list[int]]:
-        data = msgspec.json.encode(self._wish.inner)
-        if self._wish.is_chat:
-            job = make_chat_job(read(data, ChatBody), self._served)
-        else:
-            job = make_text_job(read(data, CompletionBody), self._served)
-        return [list(prompt.prompt_ids) for prompt in job.prompts]
-
-
-async def _shaped(
-    parts: AsyncIterator[bytes], shaper: _Shaper, stack: AsyncExitStack
-) -> AsyncIterator[bytes]:
-    """The events of a stream, shaped; whatever arrived together leaves together."""
-    async with stack:
-        try:
-            async for part in parts:
-                events = [await _shaped_event(event, shaper) for event in part.split(b"\n\n") if event]
-                if data := b"".join(events):
-                    yield data
-        finally:
-            close: Any = getattr(parts, "aclose", None)
-            if close is not None:
-                await close()
-
-
-async def _shaped_event(event: bytes, shaper: _Shaper) -> bytes:
-    data = event.removeprefix(EVENT)
-    if data == b"[DONE]":
-        return event + b"\n\n"
-    shaped = await shaper.event(msgspec.json.decode(data))
-    return b"" if shaped is None else EVENT + msgspec.json.encode(shaped) + b"\n\n"
 
 
 def _decoded(response: HttpResponse) -> Json:
