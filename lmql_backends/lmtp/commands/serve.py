@@ -18,9 +18,11 @@ from lmql_backends.lmtp.commands.serve_arguments import (
     sources_of,
     tls_of,
 )
+from lmql_backends.lmtp.commands.serving_double import add_double_arguments, double_of
 from lmql_backends.lmtp.commands.serving_workers import add_worker_arguments, serve_workers, wants_workers
 
 if TYPE_CHECKING:
+    from lmql_backends.lmtp.server.openai.double import Double
     from lmql_backends.lmtp.server.server import LMTPServer
 
 EPILOG = """examples:
@@ -30,6 +32,7 @@ EPILOG = """examples:
   dcmodel serve --allow-model a=org/a --allow-model b=org/b --max-models 1
                                                     loaded when they are asked for, one at a time
   dcmodel serve path/to/model --workers 4           four processes and a balancer before them
+  dcmodel serve --limits openai --faults plan.json  a strict OpenAI that fails as planned
   dcmodel serve --host 0.0.0.0 --token-file token.txt --tls-cert cert.pem --tls-key key.pem
 
 clients:
@@ -54,6 +57,7 @@ def add_parser(commands: Any) -> None:
     add_network_arguments(parser)
     add_limit_arguments(parser)
     add_worker_arguments(parser)
+    add_double_arguments(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -64,17 +68,18 @@ def execute(arguments: argparse.Namespace, output: Output) -> int:
     from lmql_backends.lmtp.server.logs import log_no_more, log_to
 
     settings_of(arguments).check_exposure(arguments.host)
+    double = double_of(arguments)
     if wants_workers(arguments):
         return serve_workers(arguments, output)
     level = logging.WARNING if arguments.quiet else logging.INFO
     handler = log_to(output.err, arguments.log_format, level)
     try:
-        return asyncio.run(_serve(arguments, output))
+        return asyncio.run(_serve(arguments, output, double))
     finally:
         log_no_more(handler)
 
 
-async def _serve(arguments: argparse.Namespace, output: Output) -> int:
+async def _serve(arguments: argparse.Namespace, output: Output, double: Double | None) -> int:
     from lmql_backends.lmtp.server.models import OnDemandModels
     from lmql_backends.lmtp.server.run import Ending, run_server
     from lmql_backends.lmtp.server.server import LMTPServer
@@ -88,6 +93,7 @@ async def _serve(arguments: argparse.Namespace, output: Output) -> int:
         settings=settings_of(arguments),
         tls=tls_of(arguments),
         is_ready=lambda: models.is_ready,
+        double=double,
     )
     ending = await run_server(
         server,

@@ -166,8 +166,8 @@ def _admit_lengths(wish: Wish, limits: OpenAILimits) -> None:
 def _admit_logprobs(wish: Wish, limits: OpenAILimits) -> None:
     name = "top_logprobs" if wish.is_chat else "logprobs"
     for field in ("logprobs", "top_logprobs"):
-        # False asks for nothing.
-        if wish.inner.get(field) not in (None, False) and limits.logprobs == "none":
+        asked = wish.inner.get(field)
+        if asked is not None and asked is not False and limits.logprobs == "none":
             raise unsupported(field)
     tops = _number(wish.inner, name)
     most = limits.max_top_logprobs if wish.is_chat else limits.max_text_logprobs
@@ -188,6 +188,18 @@ def _admit_logprobs(wish: Wish, limits: OpenAILimits) -> None:
             )
     if limits.logprobs == "processed":
         wish.inner["logprobs_mode"] = "masked"
+        _check_computable(wish)
+
+
+def _check_computable(wish: Wish) -> None:
+    """Raise `RefusalError` for what the double itself cannot compute: bias and grammar at once."""
+    is_formed = any(name in wish.inner for name in FORM_FIELDS)
+    if wish.bias and wish.tops is not None and is_formed:
+        raise RefusalError(
+            "This double does not show log-probabilities after both a bias and a form of the text.",
+            param="logprobs",
+            code="unsupported_parameter",
+        )
 
 
 def _number(body: Json, name: str) -> float | None:

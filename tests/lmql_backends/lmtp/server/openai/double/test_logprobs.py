@@ -92,7 +92,16 @@ async def test_an_unlikely_token_of_a_chat_is_minus_9999(serve):
 
 
 async def test_a_model_that_shows_none_refuses_the_fields(serve):
-    async with serve(Double(OpenAILimits(logprobs="none"))) as client:
-        with pytest.raises(openai.BadRequestError) as caught:
-            await complete(client, extra_body={})
-    assert caught.value.code in ("unsupported_parameter", "unknown_parameter")
+    async with serve(Double(OpenAILimits(logprobs="none", token_ids="honoured"))) as client:
+        for count in (0, 3):
+            with pytest.raises(openai.BadRequestError) as caught:
+                await complete(client, logprobs=count)
+            assert (caught.value.param, caught.value.code) == ("logprobs", "unsupported_parameter")
+
+
+async def test_what_the_double_cannot_compute_is_refused(serve):
+    limits = OpenAILimits(logprobs="processed", token_ids="honoured", other_grammars="honoured")
+    async with serve(Double(limits)) as client:
+        with pytest.raises(openai.BadRequestError, match="both a bias and a form"):
+            await complete(client, logit_bias={"20": 1}, extra_body={"regex": "[0-9]"})
+        await complete(client, extra_body={"regex": "[0-9]"})
