@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
@@ -12,7 +13,6 @@ openai = pytest.importorskip("openai")
 httpx = pytest.importorskip("httpx")
 
 FIELDS = {"model": "fake", "prompt": "a", "max_tokens": 40, "temperature": 1, "seed": 4}
-ERRORS = (openai.APIError, httpx.HTTPError, ValueError)
 
 
 def double_with(*faults) -> Double:
@@ -127,9 +127,9 @@ async def test_merged_events_of_chats_hold_the_same_text(serve):
 
 
 CUTS = [
-    ({"fault": "stream_reset"}, ERRORS),
-    ({"fault": "stream_close"}, ERRORS),
-    ({"fault": "bad_event"}, ERRORS),
+    ({"fault": "stream_reset"}, openai.APIConnectionError),
+    ({"fault": "stream_close"}, openai.APIConnectionError),
+    ({"fault": "bad_event"}, json.JSONDecodeError),
     ({"fault": "error_event"}, openai.APIError),
     ({"fault": "error_event", "status": 429}, openai.APIError),
 ]
@@ -165,7 +165,7 @@ async def test_a_stream_that_stalls_ends_with_the_clients_patience(serve, whole)
     async with serve(double, timeout=0.5) as client:
         stream = await client.completions.create(**FIELDS, stream=True)
         texts = [(await anext(stream)).choices[0].text for _ in range(2)]
-        with pytest.raises((openai.APITimeoutError, *ERRORS)):
+        with pytest.raises(openai.APITimeoutError):
             await anext(stream)
     assert whole.startswith("".join(texts))
 
