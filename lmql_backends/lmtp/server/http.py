@@ -226,14 +226,16 @@ class _Exchange:
             headers += [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"origin")]
         body = response.body
         self._has_begun = True
-        await self._put({"type": "http.response.start", "status": response.status, "headers": headers})
+        start = {"type": "http.response.start", "status": response.status, "headers": headers}
         if isinstance(body, bytes):
+            await self._put(start)
             await self._put({"type": "http.response.body", "body": body})
             return
-        await self._stream(body)
+        await self._stream(start, body)
 
-    async def _stream(self, parts: AsyncIterator[bytes]) -> None:
+    async def _stream(self, start: dict[str, object], parts: AsyncIterator[bytes]) -> None:
         try:
+            await self._put(start)
             async for part in parts:
                 await self._put({"type": "http.response.body", "body": part, "more_body": True})
         finally:

@@ -29,7 +29,7 @@ from lmql_backends.lmtp.server.openai.double.limits import OpenAILimits
 from lmql_backends.lmtp.server.openai.double.plan import FaultPlan
 from lmql_backends.lmtp.server.openai.double.rates import Meter, RateLimits, expected_tokens
 from lmql_backends.lmtp.server.openai.double.refusals import RefusalError, missing
-from lmql_backends.lmtp.server.openai.double.shaper import Shaper, shaped
+from lmql_backends.lmtp.server.openai.double.shaper import OwnedBody, Shaper, shaped
 from lmql_backends.lmtp.server.openai.double.shaping import shape_error
 from lmql_backends.lmtp.server.openai.double.stream_faults import Sleep, happen_to_stream
 from lmql_backends.lmtp.server.openai.double.wishes import CHATS, COMPLETIONS, Json
@@ -152,8 +152,8 @@ class Double:
         shaper = Shaper(wish, self.limits, served)
         if isinstance(response.body, bytes):
             return _with(response, await shaper.whole(_decoded(response)))
-        events = shaped(response.body, shaper, stack.pop_all())
-        return replace(response, body=happen_to_stream(faults, events, self._sleep))
+        events = happen_to_stream(faults, shaped(response.body, shaper), self._sleep)
+        return replace(response, body=OwnedBody(events, response.body, stack.pop_all()))
 
     async def _delay(self, faults: list[AnyFault]) -> None:
         for fault in faults:

@@ -28,6 +28,9 @@ async def merged(events: AsyncIterator[bytes], tokens: int) -> AsyncIterator[byt
             if len(held) == tokens:
                 yield _joined(held)
                 held.clear()
+        for held in waiting.values():
+            if held:
+                yield _joined(held)
     finally:
         close = getattr(events, "aclose", None)
         if close is not None:

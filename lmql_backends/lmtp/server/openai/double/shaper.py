@@ -72,18 +72,37 @@ class Shaper:
         return [list(prompt.prompt_ids) for prompt in job.prompts]
 
 
-async def shaped(parts: AsyncIterator[bytes], shaper: Shaper, stack: AsyncExitStack) -> AsyncIterator[bytes]:
-    """The data of a stream's events, one by one, shaped; what `stack` holds is freed at the end."""
-    async with stack:
-        try:
-            async for part in parts:
-                for event in part.split(b"\n\n"):
-                    data = event.removeprefix(b"data: ")
-                    if data == DONE:
-                        yield DONE
-                    elif data and (made := await shaper.event(msgspec.json.decode(data))) is not None:
-                        yield msgspec.json.encode(made)
-        finally:
-            close: Any = getattr(parts, "aclose", None)
-            if close is not None:
-                await close()
+async def shaped(parts: AsyncIterator[bytes], shaper: Shaper) -> AsyncIterator[bytes]:
+    """The data of a stream's events, one by one, shaped."""
+    async for part in parts:
+        for event in part.split(b"\n\n"):
+            data = event.removeprefix(b"data: ")
+            if data == DONE:
+                yield DONE
+            elif data and (made := await shaper.event(msgspec.json.decode(data))) is not None:
+                yield msgspec.json.encode(made)
+
+
+class OwnedBody(AsyncIterator[bytes]):
+    """The body of a stream, with all that it is made of and holds, also where nobody ever iterates."""
+
+    def __init__(
+        self, body: AsyncIterator[bytes], source: AsyncIterator[bytes], stack: AsyncExitStack
+    ) -> None:
+        """`source`: the real route's body; `stack`: what is freed at the end."""
+        self._body = body
+        self._stack = stack
+        stack.push_async_callback(_close, source)
+        stack.push_async_callback(_close, body)
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._body)
+
+    async def aclose(self) -> None:
+        await self._stack.aclose()
+
+
+async def _close(body: AsyncIterator[bytes]) -> None:
+    close: Any = getattr(body, "aclose", None)
+    if close is not None:
+        await close()

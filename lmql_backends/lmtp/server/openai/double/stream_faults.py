@@ -103,7 +103,6 @@ async def _without_done(events: Events) -> Events:
 
 async def _late(events: Events, seconds: float, sleep: Sleep) -> Events:
     try:
-        yield b": wait"  # the answer itself begins at once
         await sleep(seconds)
         async for data in events:
             yield data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from lmql_backends.lmtp.server.openai.double.refusals import RefusalError
@@ -10,6 +11,11 @@ UNSUPPORTED = (
     *("allOf", "not", "dependentRequired", "dependentSchemas", "if", "then", "else", "patternProperties"),
     *("oneOf", "unevaluatedProperties", "propertyNames", "contains", "uniqueItems", "prefixItems"),
 )
+KINDS: Mapping[str, type[Any]] = {
+    **dict.fromkeys(("properties", "$defs", "definitions"), dict),
+    **dict.fromkeys(("required", "enum", "anyOf"), list),
+}
+NAMES: Mapping[type[Any], str] = {dict: "object", list: "array"}
 MAX_PROPERTIES = 5_000
 MAX_DEPTH = 10
 MAX_ENUM_VALUES = 1_000
@@ -29,6 +35,9 @@ class _Subset:
         for keyword in UNSUPPORTED:
             if keyword in schema:
                 raise self._error(place, f"'{keyword}' is not permitted.")
+        for keyword, kind in KINDS.items():
+            if not isinstance(schema.get(keyword, kind()), kind):
+                raise self._error(place, f"{schema[keyword]!r:.40} is not of type '{NAMES[kind]}'.")
         self._count(schema, place, depth)
         if schema.get("type") == "object" or "properties" in schema:
             self._check_object(schema, place)
@@ -55,7 +64,8 @@ class _Subset:
     def _check_object(self, schema: dict[str, Any], place: tuple[str, ...]) -> None:
         if schema.get("additionalProperties") is not False:
             raise self._error(place, "'additionalProperties' is required to be supplied and to be false.")
-        absent = sorted(set(schema.get("properties", ())) - set(schema.get("required", ())))
+        required = schema.get("required", [])
+        absent = sorted(name for name in schema.get("properties", ()) if name not in required)
         if absent:
             raise self._error(
                 place,

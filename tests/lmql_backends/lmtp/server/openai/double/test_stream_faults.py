@@ -6,7 +6,10 @@ import asyncio
 import json
 
 import pytest
+from fakes.served import ServedModels
 
+from lmql_backends.lmtp.server.contracts import HttpRequest
+from lmql_backends.lmtp.server.openai import openai_routes
 from lmql_backends.lmtp.server.openai.double import Double, plan_from
 
 openai = pytest.importorskip("openai")
@@ -179,3 +182,14 @@ async def test_a_stall_holds_no_place_of_the_model_once_the_client_has_gone(serv
         async with asyncio.timeout(30):
             answer = await client.completions.create(**FIELDS)
     assert answer.choices[0].text
+
+
+async def test_a_body_that_nobody_reads_frees_the_model(model):
+    models = ServedModels({"fake": model})
+    routes = double_with({"fault": "split"}).wrap(openai_routes(models), models)
+    body = json.dumps({**FIELDS, "stream": True}).encode()
+    request = HttpRequest(method="POST", path="/v1/completions", body=body)
+    response = await routes["POST", "/v1/completions"](request)
+    assert models.users == 2  # the double, and the route behind it
+    await response.body.aclose()
+    assert models.users == 0
