@@ -5,6 +5,7 @@ shaping         answers cut to that                 shaper          one answer o
 processed       log-probabilities after the bias    refusals        errors as OpenAI words them
 rates           limits per minute                   faults, plan    what fails, and when
 happening       faults of whole answers             stream_faults, merging                       of streams
+decisions       /v1/decisions
 double          all of it around the real routes
 """
 

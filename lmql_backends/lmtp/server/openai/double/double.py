@@ -13,6 +13,7 @@ from functools import partial
 import msgspec
 
 from dcmodel.errors import ModelNotFoundError
+from lmql_backends.lmtp.server.answers import json_answer
 from lmql_backends.lmtp.server.contracts import (
     CutError,
     Handler,
@@ -23,6 +24,7 @@ from lmql_backends.lmtp.server.contracts import (
     ServedModel,
 )
 from lmql_backends.lmtp.server.openai.double.admission import admit, parse
+from lmql_backends.lmtp.server.openai.double.decisions import decide
 from lmql_backends.lmtp.server.openai.double.faults import AnyFault, Slow
 from lmql_backends.lmtp.server.openai.double.happening import happen_to_whole, instead
 from lmql_backends.lmtp.server.openai.double.limits import OpenAILimits
@@ -32,7 +34,7 @@ from lmql_backends.lmtp.server.openai.double.refusals import RefusalError, missi
 from lmql_backends.lmtp.server.openai.double.shaper import OwnedBody, Shaper, shaped
 from lmql_backends.lmtp.server.openai.double.shaping import shape_error
 from lmql_backends.lmtp.server.openai.double.stream_faults import Sleep, happen_to_stream
-from lmql_backends.lmtp.server.openai.double.wishes import CHATS, COMPLETIONS, Json
+from lmql_backends.lmtp.server.openai.double.wishes import CHATS, COMPLETIONS, DECISIONS, Json
 
 MODELS = "/v1/models"
 OWN_ROUTES = ("/tokenize", "/detokenize")
@@ -91,6 +93,8 @@ class Double:
                 wrapped[method, path] = partial(self._list, handler)
             elif path in OWN_ROUTES and not self.limits.own_routes:
                 del wrapped[method, path]
+        if self.limits.decisions:
+            wrapped["POST", DECISIONS] = partial(self._generate, _no_route, models)
         return wrapped
 
     async def _generate(self, handler: Handler, models: Models, request: HttpRequest) -> HttpResponse:
@@ -144,6 +148,8 @@ class Double:
         stack: AsyncExitStack,
     ) -> HttpResponse:
         """The answer of the real route, shaped. A stream takes over what `stack` holds."""
+        if request.path == DECISIONS:
+            return json_answer(await decide(body, served.name, served.llm))
         vocab_size = served.model.tokenizer.vocab_size
         wish = admit(body, self.limits, is_chat=request.path == CHATS, vocab_size=vocab_size)
         response = await handler(replace(request, body=msgspec.json.encode(wish.inner)))
@@ -179,6 +185,10 @@ class Double:
         for model in listed.get("data", [listed]):
             model["owned_by"] = "system"
         return _with(response, listed)
+
+
+async def _no_route(request: HttpRequest) -> HttpResponse:
+    raise AssertionError("decisions have no route behind the double")
 
 
 def _decoded(response: HttpResponse) -> Json:

@@ -19,7 +19,7 @@ Span = Annotated[str, Meta(pattern=r"^[1-9][0-9]*-([1-9][0-9]*)?$")]
 class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which requests an entry is about; all that is given must hold."""
 
-    route: Literal["completions", "chat"] | None = None
+    route: Literal["completions", "chat", "decisions"] | None = None
     model: str | None = None
     stream: bool | None = None
     text: str | None = None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
-from typing import Any
 
 import msgspec
 
@@ -91,11 +91,9 @@ def happen_to_whole(faults: Sequence[AnyFault], response: HttpResponse) -> HttpR
             case Html():
                 response = replace(response, body=_page(200), content_type="text/html")
             case NoChoices():
-                response = _changed(response, choices=[])
+                response = _rechosen(response, lambda choices: [])
             case Indices():
-                response = _changed(
-                    response, choices=_misnumbered(msgspec.json.decode(body)["choices"], fault)
-                )
+                response = _rechosen(response, partial(_misnumbered, fault))
     return response
 
 
@@ -131,12 +129,19 @@ async def _cut_body(data: bytes, *, reset: bool) -> AsyncIterator[bytes]:
     raise CutError(reset=reset)
 
 
-def _misnumbered(choices: list[Json], fault: Indices) -> list[Json]:
+def _misnumbered(fault: Indices, choices: list[Json]) -> list[Json]:
     if fault.order == "reversed":
         return choices[::-1]
     return [{**choice, "index": 0} for choice in choices]
 
 
-def _changed(response: HttpResponse, **fields: Any) -> HttpResponse:
+def _rechosen(response: HttpResponse, change: Callable[[list[Json]], list[Json]]) -> HttpResponse:
+    """With other choices; the same where it has none, or is no JSON after another fault."""
     assert isinstance(response.body, bytes)
-    return replace(response, body=msgspec.json.encode({**msgspec.json.decode(response.body), **fields}))
+    try:
+        answer = msgspec.json.decode(response.body)
+    except msgspec.DecodeError:
+        return response
+    if "choices" not in answer:
+        return response
+    return replace(response, body=msgspec.json.encode({**answer, "choices": change(answer["choices"])}))

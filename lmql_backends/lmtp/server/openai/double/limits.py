@@ -62,6 +62,8 @@ class OpenAILimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Whether choices show ``certificate``, ``ended_by`` and ``stop_reason``, and usage forced tokens."""
     own_routes: bool = False
     """Whether /tokenize and /detokenize exist."""
+    decisions: bool = True
+    """Whether /v1/decisions exists."""
     # prompts
     token_id_prompts: bool = True
     list_prompts: bool = True
@@ -127,6 +129,7 @@ class OpenAILimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 OPEN: Mapping[str, Any] = {
     "model_required": False,
     "own_routes": True,
+    "decisions": False,
     "max_bias_entries": None,
     "max_temperature": None,
     "max_stops": None,

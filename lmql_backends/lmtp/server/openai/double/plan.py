@@ -12,8 +12,9 @@ import msgspec
 
 from dcmodel.errors import InvalidRequestError
 from lmql_backends.lmtp.server.openai.double.faults import AnyFault, Fault, Match, Streamed, Whole
-from lmql_backends.lmtp.server.openai.double.wishes import CHATS, Json
+from lmql_backends.lmtp.server.openai.double.wishes import CHATS, COMPLETIONS, DECISIONS, Json
 
+ROUTES: Mapping[str, str] = {"completions": COMPLETIONS, "chat": CHATS, "decisions": DECISIONS}
 KINDS: Mapping[str, type[Fault]] = {str(kind.__struct_config__.tag): kind for kind in get_args(AnyFault)}
 """By the names that plans use."""
 
@@ -53,9 +54,8 @@ class FaultPlan:
 
 
 def _matches(match: Match, path: str, body: Json, data: bytes) -> bool:
-    is_chat = path == CHATS
     return (
-        (match.route is None or (match.route == "chat") == is_chat)
+        (match.route is None or ROUTES[match.route] == path)
         and (match.model is None or body.get("model") == match.model)
         and (match.stream is None or (body.get("stream") is True) == match.stream)
         and (match.text is None or match.text.encode() in data)

@@ -10,6 +10,7 @@ Json = dict[str, Any]
 
 COMPLETIONS = "/v1/completions"
 CHATS = "/v1/chat/completions"
+DECISIONS = "/v1/decisions"
 
 
 @dataclass(slots=True, kw_only=True)

@@ -145,6 +145,15 @@ async def test_choices_may_have_wrong_numbers_or_orders(serve):
     assert [choice.text for choice in turned] == texts[::-1]
 
 
+async def test_faults_of_one_answer_are_applied_in_their_order(serve):
+    cut = [{"fault": "cut_json"}, {"fault": "no_choices"}, {"fault": "indices"}, {"fault": "truncated"}]
+    async with serve(double_with(*cut)) as client:
+        with pytest.raises(openai.APIConnectionError):
+            await complete(client)
+    async with serve(double_with({"fault": "html"}, {"fault": "indices"})) as client:
+        assert isinstance(await complete(client), str)
+
+
 async def test_a_slow_answer_comes_later(serve):
     waited = []
 
