@@ -120,11 +120,6 @@ class OpenAILimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """What becomes of this way to ask for a form."""
         return self.grammars.get(name, self.other_grammars)
 
-    def but(self, **changes: Any) -> OpenAILimits:
-        """The same with other values. Raises `InvalidRequestError` for what is none."""
-        values = {**msgspec.structs.asdict(self), **changes}
-        return limits_from({**values, "grammars": dict(values["grammars"])})
-
 
 OPEN: Mapping[str, Any] = {
     "model_required": False,
