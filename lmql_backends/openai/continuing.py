@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, Unpack
 
-from dcmodel.constraint import Matcher
 from dcmodel.errors import CapabilityError, GenerationError
 from dcmodel.scheduling.sequence import SequenceBounds
 from dcmodel.scheduling.session_sequence import SessionSequence
@@ -27,10 +26,8 @@ class Facts:
 class ContinuedSequence(SessionSequence):
     """A request's prompt and output; who reads the stream puts tokens behind it."""
 
-    def __init__(
-        self, request: GenerateRequest, matcher: Matcher | None, **bounds: Unpack[SequenceBounds]
-    ) -> None:
-        super().__init__(request.prompt_ids, sampling=request.sampling, matcher=matcher, **bounds)
+    def __init__(self, request: GenerateRequest, **bounds: Unpack[SequenceBounds]) -> None:
+        super().__init__(request.prompt_ids, sampling=request.sampling, matcher=None, **bounds)
         self.request = request
         self.facts = Facts()
         self.num_resumed = len(request.resumed)
@@ -111,8 +108,11 @@ async def continue_freely(sequence: ContinuedSequence, asker: Asker) -> None:
     try:
         async with pieces:
             async for piece in pieces:
+                # Behind the last token there is the endpoint's account; behind a stop string, more text.
+                if sequence.ending is not None and piece.token_ids:
+                    break
                 sequence.put(piece, ask)
-                if sequence.ending is not None:
+                if sequence.ending is not None and sequence.ending[1].startswith("stop:"):
                     break
                 if sequence.is_armed and sequence.notify is not None:
                     sequence.notify()

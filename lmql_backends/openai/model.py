@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Sequence as Seq
 
 from dcmodel.constraints.mask_answers import Answer
+from dcmodel.constraints.mask_function import caller_loop
 from dcmodel.local.base import SequenceModel
 from dcmodel.local.session import LocalSession, checked_look
+from dcmodel.local.stream import LocalStream
 from dcmodel.model import GenerateStream
 from dcmodel.scheduling.sequence import Sequence
 from dcmodel.scheduling.session_sequence import SessionSequence
@@ -17,6 +19,9 @@ from lmql_backends.openai.capabilities import EndpointCapabilities
 from lmql_backends.openai.continuing import ContinuedSequence, check_sampling, continue_freely
 from lmql_backends.openai.endpoint_api import NOTHING
 from lmql_backends.openai.looking import look_at_all
+from lmql_backends.openai.planner.draft import Draft
+from lmql_backends.openai.planner.planning import PlannedStream, Planner
+from lmql_backends.openai.planner.settings import PlannerSettings
 from lmql_backends.openai.runner import AskRunner
 from lmql_backends.openai.scores import score
 from lmql_backends.openai.stepping import step
@@ -30,12 +35,13 @@ class OpenAIDcModel(SequenceModel):
     `masked_logprob` and `log_mass` are NaN where there was a mask and more than one token was allowed.
     """
 
-    def __init__(self, asker: HttpAsker, info: ModelInfo) -> None:
+    def __init__(self, asker: HttpAsker, info: ModelInfo, planning: PlannerSettings | None = None) -> None:
         """`info.max_positions`: as far as it is known; the endpoint refuses what is longer."""
         self.asker = asker
         self.cost: Cost = NOTHING
         """Of everything so far."""
         self._asks = AskRunner(self._work)
+        self._planner = Planner(asker, asker.tokenizer, planning, max_positions=info.max_positions)
         super().__init__(
             info,
             asker.tokenizer,
@@ -53,7 +59,12 @@ class OpenAIDcModel(SequenceModel):
     def generate(self, request: GenerateRequest) -> GenerateStream:
         self._check_generation(request)
         check_sampling(request, self.capabilities)
-        stream = OpenAIStream(request, self.tokenizer, self._asks)
+        stream: LocalStream
+        if _has_rule(request):
+            request = self._planner.prepared(request)
+            stream = PlannedStream(request, self.tokenizer, self._asks, self._planner.settings)
+        else:
+            stream = OpenAIStream(request, self.tokenizer, self._asks)
         if self._matchers.is_ready(request):
             self._start(stream, request)
         else:
@@ -92,8 +103,10 @@ class OpenAIDcModel(SequenceModel):
     # -- inside ------------------------------------------------------------------------------------
 
     def _sequence(self, request: GenerateRequest, loop: asyncio.AbstractEventLoop) -> Sequence:
-        matcher = self._matchers.matcher(request)
-        sequence = ContinuedSequence(request, matcher, **self._bounds(request))
+        if _has_rule(request):
+            caller_loop.set(loop)
+            return self._planner.draft(request, self._matchers.matcher(request))
+        sequence = ContinuedSequence(request, **self._bounds(request))
         wants = request.logprobs or request.top_logprobs > 0
         sequence.want_logprobs = wants and self.capabilities.shows_logprobs
         return sequence
@@ -104,5 +117,15 @@ class OpenAIDcModel(SequenceModel):
                 await continue_freely(sequence, self.asker)
             finally:
                 self.cost += sequence.facts.cost
+        elif isinstance(sequence, Draft):
+            try:
+                await self._planner.complete(sequence)
+            finally:
+                self.cost += sequence.account.cost
         elif isinstance(sequence, SessionSequence):
             await step(sequence, self.asker)
+
+
+def _has_rule(request: GenerateRequest) -> bool:
+    """Whether not every token may come at each place."""
+    return request.constraint is not None or bool(request.healed) or request.canonical
