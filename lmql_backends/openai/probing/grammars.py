@@ -1,0 +1,85 @@
+"""Probes of grammars: is the answer what nobody would say unasked?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from lmql_backends.openai.bodies import grammar_fields
+from lmql_backends.openai.capabilities import GrammarKind, GrammarSupport, Support
+from lmql_backends.openai.endpoint_api import ServerGrammar
+from lmql_backends.openai.probing.questions import Questions
+from lmql_backends.openai.replies import text_of_choice
+from lmql_backends.openai.together import together
+
+TOKENS = 4
+WORD = "~qz~"
+LITERAL = re.escape(WORD)
+SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {WORD: {"type": "string", "enum": [WORD]}},
+    "required": [WORD],
+    "additionalProperties": False,
+}
+LARK = f'start: "{WORD}"\n'
+EBNF = f'root ::= "{WORD}"\n'
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A grammar of one kind, and the fields in which endpoints take it, the most usual first."""
+
+    kind: GrammarKind
+    source: Any
+    fields: tuple[str, ...]
+    answer: str = WORD
+    """The only possible one, white space aside."""
+
+
+TRIALS = (
+    Trial(
+        GrammarKind.JSON_SCHEMA,
+        SCHEMA,
+        ("response_format", "structured_outputs.json", "guided_json"),
+        f'{{"{WORD}":"{WORD}"}}',
+    ),
+    Trial(GrammarKind.REGEX, LITERAL, ("structured_outputs.regex", "regex", "guided_regex")),
+    Trial(GrammarKind.CHOICE, [WORD, WORD + WORD], ("structured_outputs.choice", "choice", "guided_choice")),
+    Trial(GrammarKind.LARK, LARK, ("structured_outputs.grammar", "grammar", "guided_grammar")),
+    Trial(GrammarKind.EBNF, EBNF, ("structured_outputs.grammar", "ebnf", "grammar", "guided_grammar")),
+    Trial(GrammarKind.CONSTRAINT, {"kind": "regex", "pattern": LITERAL}, ("constraint",)),
+)
+
+
+async def probe_grammars(ask: Questions) -> None:
+    """What becomes of each kind of grammar."""
+    found = await together([_probe(ask, trial) for trial in TRIALS])
+    known = {trial.kind: support for trial, support in zip(TRIALS, found, strict=True)}
+    ask.able = replace(ask.able, grammars=MappingProxyType(known))
+
+
+async def _probe(ask: Questions, trial: Trial) -> GrammarSupport:
+    """The first field that is honoured; else whether one was at least taken."""
+    worst = GrammarSupport(Support.REFUSED)
+    for field in trial.fields:
+        grammar = ServerGrammar(trial.kind, trial.source)
+        fields = grammar_fields(grammar, GrammarSupport(Support.HONOURED, field))
+        limit = ask.able.limit_field if ask.able.is_chat else "max_tokens"
+        answer = await ask.ask({**ask.body(), **fields, limit: TOKENS})
+        if answer is None:
+            continue
+        if obeys(text_of_choice(answer.choices[0]), trial.answer):
+            return GrammarSupport(Support.HONOURED, field)
+        worst = GrammarSupport(Support.IGNORED, field)
+    return worst
+
+
+def obeys(
+    text: str, answer: str, without_space: Callable[[str], str] = lambda item: "".join(item.split())
+) -> bool:
+    """Whether a text is a beginning of the answer."""
+    shown = without_space(text)
+    return bool(shown) and (answer.startswith(shown) or shown.startswith(answer))

@@ -1,0 +1,89 @@
+"""Probes of what an endpoint does with whole texts: scores, seeds, streams, answers that were begun."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lmql_backends.openai.endpoint_api import Conversation
+from lmql_backends.openai.probing.questions import TEXT, Questions, prompt_tokens
+from lmql_backends.openai.replies import text_of_choice
+from lmql_backends.openai.together import together
+from lmql_backends.openai.transport.continuation import ChatStyle
+
+SEEDED_TOKENS = 12
+BEGUN = "One, two, three, four,"
+
+
+async def probe_scores(ask: Questions) -> None:
+    """Whether the log-probabilities of a given text are shown."""
+    if ask.able.is_chat:
+        return
+    tops = min(1, ask.able.max_top_logprobs)
+    echo, prompt = await together(
+        [
+            ask.ask(ask.body(echo=True, max_tokens=0, logprobs=tops)),
+            ask.ask(ask.body(prompt_logprobs=tops)),
+        ]
+    )
+    ask.able = replace(
+        ask.able,
+        echo_scoring=echo is not None and _shows_echo(echo.choices[0].get("logprobs")),
+        prompt_logprobs=prompt is not None
+        and _shows_prompt(prompt.choices[0].get("prompt_logprobs"), prompt_tokens(prompt)),
+    )
+
+
+async def probe_seed(ask: Questions) -> None:
+    """Whether the same seed gives the same text, and another one another."""
+    limit = ask.able.limit_field if ask.able.is_chat else "max_tokens"
+    if not ask.able.temperature:
+        return
+    # Twice: a text that is always the same shows nothing.
+    for temperature in (1.0, 1.8):
+        bodies = [
+            {**ask.body(temperature=temperature), limit: SEEDED_TOKENS, "seed": seed} for seed in (1, 1, 2)
+        ]
+        answers = await together([ask.ask(body) for body in bodies])
+        texts = [None if item is None else text_of_choice(item.choices[0]) for item in answers]
+        if None in texts or texts[0] != texts[1]:
+            return
+        if texts[0] != texts[2]:
+            ask.able = replace(ask.able, seed=True)
+            return
+
+
+async def probe_streams(ask: Questions) -> None:
+    """Whether a stream tells its usage."""
+    taken = await ask.stream_is_taken(ask.body(stream_options={"include_usage": True}))
+    ask.able = replace(ask.able, usage_in_streams=taken)
+
+
+async def probe_continuation(ask: Questions) -> None:
+    """Whether, and how, an answer that was begun is continued: the prompt is then longer by just its tokens,
+    without an end of the turn and the beginning of another."""
+    if not ask.able.is_chat:
+        ask.able = replace(ask.able, continuation=True)
+        return
+    able = ask.able
+    messages: tuple[dict[str, str], ...] = ({"role": "user", "content": TEXT},)
+    alone = prompt_tokens(await ask.ask(ask.body(Conversation(messages))))
+    if alone is None:
+        return
+    own = len(ask.tokenizer.encode(BEGUN))
+    for style in ChatStyle:
+        ask.able = replace(able, continuation=True, continuation_style=style)
+        begun = prompt_tokens(await ask.ask(ask.body(Conversation(messages, BEGUN))))
+        if begun is not None and abs(begun - alone - own) <= 1:
+            return
+    ask.able = able
+
+
+def _shows_echo(logprobs: object) -> bool:
+    values = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
+    return isinstance(values, list) and len(values) > 1 and all(value is not None for value in values[1:])
+
+
+def _shows_prompt(rows: object, count: int | None) -> bool:
+    return (
+        isinstance(rows, list) and len(rows) > 1 and (count is None or len(rows) == count) and bool(rows[1])
+    )
