@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from dcmodel.engine import Engine
+from dcmodel.errors import CapabilityError
 from dcmodel.model import DcModel
 from dcmodel.types import ModelInfo
 from dctokenizers import Tokenizer
@@ -66,3 +67,13 @@ class Backend(ABC):
     @abstractmethod
     def load(self, model: str, options: LoadOptions) -> LoadedEngine | DcModel:
         """Load a model; blocks. Raises `ModelNotFoundError`, `ModelLoadError`, `MissingDependencyError`."""
+
+    def probe(self, model: str, options: LoadOptions) -> Mapping[str, str]:
+        """What stands behind a name and what it can do, found out anew: capability -> what it is; blocks.
+
+        Raises `CapabilityError` where `guarantees` say all there is to say.
+        """
+        raise CapabilityError(
+            f"the backend {self.name} has nothing to probe: it can do the same for all models.",
+            remedy="`dcmodel backends` shows what that is.",
+        )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from dcmodel.cli.arguments import new_command
+from dcmodel.cli.arguments import backend_option, new_command
 from dcmodel.cli.output import Output
 
 if TYPE_CHECKING:
-    from dcmodel.registry import BackendStatus
+    from dcmodel.env import Settings
+    from dcmodel.registry import BackendStatus, Registry
 
 
 def add_parser(commands: Any) -> None:
@@ -17,6 +18,12 @@ def add_parser(commands: Any) -> None:
         commands, "backends", execute, summary="Backends, what they guarantee, and which one is used."
     )
     parser.add_argument("--model", metavar="M", help="choose for this model (default: DCMODEL_MODEL)")
+    parser.add_argument(
+        "--probe", metavar="M", help="find out what this model's endpoint can do: openai:NAME"
+    )
+    parser.add_argument(
+        "--option", metavar="K=V", action="append", default=[], help="for --probe: base_url=... (repeat it)"
+    )
 
 
 def execute(arguments: argparse.Namespace, output: Output) -> int:
@@ -25,6 +32,8 @@ def execute(arguments: argparse.Namespace, output: Output) -> int:
 
     settings = Settings.from_environ()
     registry = Registry()
+    if arguments.probe is not None:
+        return _probe(arguments.probe, arguments, registry, settings, output)
     statuses = [registry.status(name) for name in registry.names()]
     model = arguments.model or settings.model or EMBEDDED
     decision = registry.choose(model, settings=settings)
@@ -43,6 +52,21 @@ def execute(arguments: argparse.Namespace, output: Output) -> int:
         _describe(status, output)
     output.line()
     output.line(f"{model} would run on {decision.backend}: {' '.join(decision.reasons)}")
+    return 0
+
+
+def _probe(
+    model: str, arguments: argparse.Namespace, registry: Registry, settings: Settings, output: Output
+) -> int:
+    from dcmodel.backend import LoadOptions
+
+    backend = registry.backend(registry.choose(model, settings=settings).backend)
+    options = LoadOptions(extra=dict(map(backend_option, arguments.option)))
+    found = backend.probe(model, options)
+    if arguments.json:
+        output.json({"model": model, "backend": backend.name, "capabilities": dict(found)})
+    else:
+        output.table(("capability", model), list(found.items()))
     return 0
 
 

@@ -101,3 +101,33 @@ class EndpointCapabilities:
         known = self.grammars.get(kind, GrammarSupport(Support.IGNORED))
         changed = {**self.grammars, kind: replace(known, support=Support.IGNORED)}
         return replace(self, grammars=MappingProxyType(changed))
+
+
+def in_words(able: EndpointCapabilities) -> dict[str, str]:
+    """For `dcmodel backends --probe`."""
+    raw = {True: "raw", False: "processed", None: "raw or processed: not known"}[able.raw_logprobs]
+    entries = "no limit found" if able.max_bias_entries >= UNLIMITED else str(able.max_bias_entries)
+    style = f"yes ({able.continuation_style})" if able.continuation_style else _yes(able.continuation)
+    words = {
+        "prompts as token ids": _yes(able.token_id_prompts),
+        "lists of prompts": _yes(able.list_prompts),
+        "continues a part of an answer": style,
+        "logit_bias": f"{entries} entries" if able.max_bias_entries else "no",
+        "log-probabilities": f"{raw}, {able.max_top_logprobs} likeliest" if able.shows_logprobs else "none",
+        "allowed_token_ids": _yes(able.allowed_token_ids),
+        "scores by echo": _yes(able.echo_scoring),
+        "scores by prompt_logprobs": _yes(able.prompt_logprobs),
+        "tells token ids": _yes(able.returns_token_ids or able.tokens_as_ids),
+        "seeds": _yes(able.seed),
+        "temperatures": _yes(able.temperature),
+        "usage in streams": _yes(able.usage_in_streams),
+    }
+    for kind in GrammarKind:
+        known = able.grammars.get(kind, GrammarSupport(Support.REFUSED))
+        field = f" ({known.field})" if known.field else ""
+        words[f"grammar: {kind}"] = f"{known.support}{field}"
+    return words
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

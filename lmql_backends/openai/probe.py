@@ -12,6 +12,7 @@ from lmql_backends.openai.capabilities import EndpointCapabilities
 from lmql_backends.openai.probing.grammars import probe_grammars
 from lmql_backends.openai.probing.questions import REFUSALS, Questions
 from lmql_backends.openai.probing.texts import (
+    check_tokenizer,
     probe_continuation,
     probe_scores,
     probe_seed,
@@ -32,9 +33,11 @@ async def probe(
     """Everything in `EndpointCapabilities`. `chat`: which route; None: ``/completions`` where there is one.
 
     Each capability is what the endpoint did, not what it said it would: a field that is accepted and without
-    effect counts as not there. Raises what the endpoint raises for a plain request.
+    effect counts as not there. Raises what the endpoint raises for a plain request, and `SetupError`
+    where the tokenizer is another model's.
     """
     route = await _route(transport, model, chat, tokenizer, dict(extra_body or {}))
+    await check_tokenizer(route)
     row = await probe_shown(route)
     await probe_ids(route)
     await probe_bias(route, row)

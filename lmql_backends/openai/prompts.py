@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+from dcmodel.errors import InvalidRequestError
 from dctokenizers import Tokenizer, TokenizerError
 from lmql_backends.openai.capabilities import EndpointCapabilities
 from lmql_backends.openai.endpoint_api import Conversation, Prompt, SentPrompt
@@ -11,7 +13,7 @@ from lmql_backends.openai.endpoint_api import Conversation, Prompt, SentPrompt
 MARK = "\ufdd0messages:"
 """Begins a text that stands for a conversation: JSON follows, in a line of its own."""
 CHAT_TEMPLATE = (
-    f"{MARK}{{{{ messages | tojson(ensure_ascii=true) }}}}\n"
+    f"{MARK}{{{{ messages | tojson }}}}\n"
     "{% if tools %}{{ raise_exception('tools are not sent to the endpoint') }}{% endif %}"
 )
 """Writes a conversation as a text that `conversation_of` reads back."""
@@ -19,16 +21,32 @@ CHAT_TEMPLATE = (
 
 def conversation_of(text: str, answer: str = "") -> Conversation:
     """The conversation that the template wrote, and what stands behind it as the beginning of the answer.
-    Any other text is what the user says."""
-    if text.startswith(MARK):
-        line, _, begun = text.removeprefix(MARK).partition("\n")
-        try:
-            messages = json.loads(line)
-        except ValueError:
-            messages = None
-        if isinstance(messages, list) and all(isinstance(item, dict) for item in messages):
-            return Conversation(tuple(messages), begun + answer)
-    return Conversation(({"role": "user", "content": text},), answer)
+    Any other text is what the user says.
+
+    Raises `InvalidRequestError` where the template's text was changed.
+    """
+    if not text.startswith(MARK):
+        return Conversation(({"role": "user", "content": text},), answer)
+    written = text.removeprefix(MARK)
+    try:
+        messages, end = json.JSONDecoder().raw_decode(written)
+        begun = written[end:].removeprefix("\n")
+    except ValueError:
+        messages, begun = _unfinished(written)
+    return Conversation(tuple(messages), begun + answer)
+
+
+def _unfinished(written: str) -> tuple[list[dict[str, Any]], str]:
+    """The messages, and the text of the last one, which is to go on (`continue_final_message`)."""
+    try:
+        *messages, last = json.loads(f'{written}"}}]')
+        content = last["content"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidRequestError(
+            "the conversation cannot be read back from the prompt.",
+            remedy="Use what `chat_prompt` gives as it is; in messages, let `content` follow `role`.",
+        ) from error
+    return messages, str(content)
 
 
 def place(

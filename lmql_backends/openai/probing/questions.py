@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from dcmodel.errors import CapabilityError, InvalidRequestError
@@ -17,6 +18,7 @@ from lmql_backends.openai.transport.answers import Answer
 from lmql_backends.openai.transport.client import CHAT_COMPLETIONS, COMPLETIONS, Transport
 from lmql_backends.openai.transport.failures import AttemptFailed
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 TEXT = "1 2 3 4 5 6"
 """What is continued. Nothing that is asked for below follows it by itself."""
 REFUSALS = (InvalidRequestError, CapabilityError)
@@ -48,7 +50,7 @@ class Questions:
             return Conversation(({"role": "user", "content": f"{TEXT} ..."},))
         return TEXT
 
-    def body(self, prompt: Prompt | None = None, **changes: Any) -> dict[str, Any]:
+    def body(self, changes: Mapping[str, Any] = NOTHING, *, prompt: Prompt | None = None) -> dict[str, Any]:
         """A request for one token; None in `changes` takes a field out."""
         temperature = 0.0 if self.able.temperature else 1.0
         ask = Ask(prompt=self.prompt if prompt is None else prompt, max_tokens=1, temperature=temperature)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+from dcmodel.errors import SetupError
 from lmql_backends.openai.endpoint_api import Conversation
 from lmql_backends.openai.probing.questions import TEXT, Questions, prompt_tokens
 from lmql_backends.openai.replies import text_of_choice
@@ -11,7 +13,31 @@ from lmql_backends.openai.together import together
 from lmql_backends.openai.transport.continuation import ChatStyle
 
 SEEDED_TOKENS = 12
+TELLING = '  naïve façade; 東京 Привет 🐢 {"x": [1234567, null]}\n\tdef f(x): return x'
+"""Two tokenizers seldom make the same number of tokens of this."""
 BEGUN = "One, two, three, four,"
+
+
+async def check_tokenizer(ask: Questions) -> None:
+    """Raise `SetupError` where the endpoint counts other tokens than the tokenizer makes."""
+    encode = ask.tokenizer.encode
+    own = len(encode(TEXT + TELLING + "\n.")) - len(encode(TEXT + "\n."))
+
+    def body(text: str) -> dict[str, Any]:
+        if ask.able.is_chat:
+            return ask.body(prompt=Conversation(({"role": "user", "content": text},)))
+        return ask.body(prompt=text)
+
+    answers = await together([ask.ask(body(TEXT + part + "\n.")) for part in ("", TELLING)])
+    counts = [prompt_tokens(answer) for answer in answers]
+    if counts[0] is None or counts[1] is None:
+        return
+    if counts[1] - counts[0] != own:
+        raise SetupError(
+            f"the tokenizer {ask.tokenizer.name!r} makes {own} tokens of a text of which the endpoint makes "
+            f"{counts[1] - counts[0]}: it is another model's.",
+            remedy="Name the right one: tokenizer=.",
+        )
 
 
 async def probe_scores(ask: Questions) -> None:
@@ -21,8 +47,8 @@ async def probe_scores(ask: Questions) -> None:
     tops = min(1, ask.able.max_top_logprobs)
     echo, prompt = await together(
         [
-            ask.ask(ask.body(echo=True, max_tokens=0, logprobs=tops)),
-            ask.ask(ask.body(prompt_logprobs=tops)),
+            ask.ask(ask.body({"echo": True, "max_tokens": 0, "logprobs": tops})),
+            ask.ask(ask.body({"prompt_logprobs": tops})),
         ]
     )
     ask.able = replace(
@@ -41,7 +67,8 @@ async def probe_seed(ask: Questions) -> None:
     # Twice: a text that is always the same shows nothing.
     for temperature in (1.0, 1.8):
         bodies = [
-            {**ask.body(temperature=temperature), limit: SEEDED_TOKENS, "seed": seed} for seed in (1, 1, 2)
+            {**ask.body({"temperature": temperature}), limit: SEEDED_TOKENS, "seed": seed}
+            for seed in (1, 1, 2)
         ]
         answers = await together([ask.ask(body) for body in bodies])
         texts = [None if item is None else text_of_choice(item.choices[0]) for item in answers]
@@ -54,7 +81,7 @@ async def probe_seed(ask: Questions) -> None:
 
 async def probe_streams(ask: Questions) -> None:
     """Whether a stream tells its usage."""
-    taken = await ask.stream_is_taken(ask.body(stream_options={"include_usage": True}))
+    taken = await ask.stream_is_taken(ask.body({"stream_options": {"include_usage": True}}))
     ask.able = replace(ask.able, usage_in_streams=taken)
 
 
@@ -66,13 +93,13 @@ async def probe_continuation(ask: Questions) -> None:
         return
     able = ask.able
     messages: tuple[dict[str, str], ...] = ({"role": "user", "content": TEXT},)
-    alone = prompt_tokens(await ask.ask(ask.body(Conversation(messages))))
+    alone = prompt_tokens(await ask.ask(ask.body(prompt=Conversation(messages))))
     if alone is None:
         return
     own = len(ask.tokenizer.encode(BEGUN))
     for style in ChatStyle:
         ask.able = replace(able, continuation=True, continuation_style=style)
-        begun = prompt_tokens(await ask.ask(ask.body(Conversation(messages, BEGUN))))
+        begun = prompt_tokens(await ask.ask(ask.body(prompt=Conversation(messages, BEGUN))))
         if begun is not None and abs(begun - alone - own) <= 1:
             return
     ask.able = able

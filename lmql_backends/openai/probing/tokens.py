@@ -93,7 +93,7 @@ async def _biased(ask: Questions, wanted: int, count: int) -> tuple[Reply | None
     # What is wanted comes last: who takes only the first entries does not see it.
     bias = {**{str(item): -100 for item in others}, str(wanted): 100}
     try:
-        reply = ask.read(await ask.send(ask.body(logit_bias=bias)))
+        reply = ask.read(await ask.send(ask.body({"logit_bias": bias})))
     except REFUSALS as error:
         return None, str(error)
     is_obeyed = first_token(reply, ask.tokenizer.eos_token_ids) == wanted
@@ -118,6 +118,6 @@ def _unlikely(ask: Questions, row: tuple[TopLogprob, ...]) -> int:
 async def probe_allowed(ask: Questions, row: tuple[TopLogprob, ...]) -> None:
     """Whether ``allowed_token_ids`` is obeyed."""
     wanted = _unlikely(ask, row)
-    answer = await ask.ask(ask.body(allowed_token_ids=[wanted]))
+    answer = await ask.ask(ask.body({"allowed_token_ids": [wanted]}))
     is_obeyed = answer is not None and first_token(ask.read(answer), ask.tokenizer.eos_token_ids) == wanted
     ask.able = replace(ask.able, allowed_token_ids=is_obeyed)

@@ -4,7 +4,7 @@ fields          what clients may send      reading       bodies to fields, or an
 errors          errors as answers          service       what all routes share
 completions     /v1/completions            completion_job, jobs, constraints     fields to requests
 chat            /v1/chat/completions       chat_job
-listing         /v1/models, /tokenize, /detokenize
+listing         /v1/models, /tokenize, /detokenize              tokenizers      /v1/tokenizers
 running         requests to their ends     answers, logprobs                     results to JSON
 events          server-sent events         chunks                                tokens to events
 """
@@ -19,6 +19,7 @@ from lmql_backends.lmtp.server.openai.chat import ChatRoute
 from lmql_backends.lmtp.server.openai.completions import CompletionRoute
 from lmql_backends.lmtp.server.openai.listing import MODELS, Listing
 from lmql_backends.lmtp.server.openai.service import Service, guarded
+from lmql_backends.lmtp.server.openai.tokenizers import TOKENIZERS, Tokenizers
 
 __all__ = ["openai_routes"]
 
@@ -32,6 +33,7 @@ def openai_routes(models: Models, *, clock: Callable[[], float] = time.time) -> 
         ("POST", "/v1/chat/completions"): guarded(ChatRoute(service)),
         ("GET", MODELS): guarded(listing.models),
         ("GET", f"{MODELS}/*"): guarded(listing.model),
+        ("GET", f"{TOKENIZERS}/*"): guarded(Tokenizers(models)),
         ("POST", "/tokenize"): guarded(listing.tokenize),
         ("POST", "/detokenize"): guarded(listing.detokenize),
     }

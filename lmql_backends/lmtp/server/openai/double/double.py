@@ -37,8 +37,8 @@ from lmql_backends.lmtp.server.openai.double.stream_faults import Sleep, happen_
 from lmql_backends.lmtp.server.openai.double.wishes import CHATS, COMPLETIONS, DECISIONS, Json
 
 MODELS = "/v1/models"
-OWN_ROUTES = ("/tokenize", "/detokenize")
-"""Of our server and vLLM's."""
+OWN_ROUTES = ("/tokenize", "/detokenize", "/v1/tokenizers/*")
+"""Of our server, the first two also of vLLM's."""
 KEPT = 10_000
 """Records."""
 

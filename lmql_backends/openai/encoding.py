@@ -1,0 +1,132 @@
+"""The tokenizer of a model at an endpoint: as the user names it, as our own server sends it, or by name."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dcmodel.errors import (
+    CapabilityError,
+    InvalidRequestError,
+    ModelLoadError,
+    ModelNotFoundError,
+    RetryableError,
+    SetupError,
+)
+from dctokenizers import PortableTokenizer, Tokenizer, TokenizerError, from_tiktoken, load, unpack
+from lmql_backends.openai.transport.client import Transport
+
+ENCODINGS = ("o200k_base", "o200k_harmony", "cl100k_base", "p50k_base", "p50k_edit", "r50k_base", "gpt2")
+PREFIXES: tuple[tuple[str, str], ...] = (
+    (r"gpt-oss", "o200k_harmony"),
+    (r"gpt-4o|gpt-4\.[1-9]|chatgpt-4o|o[1-9](-|$)|codex", "o200k_base"),
+    (r"gpt-4|gpt-3\.5|gpt-35|davinci-002|babbage-002|text-embedding", "cl100k_base"),
+    (r"gpt-([5-9]|[1-9][0-9])", "o200k_base"),
+)
+"""By the beginning of a model's name, the first that fits. tiktoken knows fewer names, and none of gpt-6."""
+_FINE_TUNED = re.compile(r"^ft:")
+REMEDY = (
+    "Name one: tokenizer= takes a path, a Hub id, an encoding of tiktoken's (o200k_base), or a Tokenizer. "
+    "Without network, set TIKTOKEN_CACHE_DIR to a folder that has tiktoken's files."
+)
+
+
+class _Sent(msgspec.Struct):
+    form: str
+    data: bytes
+    fields: dict[str, Any]
+    max_model_len: int = 0
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A tokenizer, where it came from, and what else was learnt."""
+
+    tokenizer: Any
+    source: str
+    max_context: int | None = None
+
+
+async def find_tokenizer(transport: Transport, model: str, given: Any = None) -> Found:
+    """Raises `SetupError` where none can be found, `ModelLoadError` where one cannot be read."""
+    card = await model_card(transport, model)
+    context = next((card[name] for name in ("max_model_len", "context_length") if card.get(name)), None)
+    context = context if isinstance(context, int) else None
+    if isinstance(given, Tokenizer):
+        return Found(given, "given", context)
+    if given is not None:
+        return Found(await asyncio.to_thread(_named, given), f"tokenizer={given}", context)
+    if card.get("owned_by") == "dcmodel":
+        sent = await _sent(transport, model)
+        if sent is not None:
+            tokenizer = await asyncio.to_thread(_unpacked, sent)
+            return Found(tokenizer, "the server", sent.max_model_len or context)
+    name = encoding_of(model)
+    if name is not None:
+        return Found(
+            await asyncio.to_thread(_named, name), f"tiktoken's {name}, by the model's name", context
+        )
+    for source in (card.get("root"), model):  # vLLM tells where it has the model from
+        if isinstance(source, str) and "/" in source:
+            return Found(await asyncio.to_thread(_named, source), f"{source}, as the model is named", context)
+    raise SetupError(f"the tokenizer of {model!r} is not known.", remedy=REMEDY)
+
+
+def encoding_of(model: str) -> str | None:
+    """Which of tiktoken's encodings a model of this name has; None where the name says nothing."""
+    name = _FINE_TUNED.sub("", model).rpartition("/")[2]
+    for pattern, encoding in PREFIXES:
+        if re.match(pattern, name):
+            return encoding
+    try:
+        import tiktoken
+
+        return tiktoken.encoding_name_for_model(name)
+    except (ImportError, KeyError):
+        return None
+
+
+async def model_card(transport: Transport, model: str) -> Mapping[str, Any]:
+    """What ``GET /models`` says of the model; nothing where the endpoint has no such route, or list."""
+    try:
+        listed = (await transport.get("/models")).get("data")
+    except (CapabilityError, InvalidRequestError, ModelNotFoundError, RetryableError):
+        return {}
+    for card in listed if isinstance(listed, list) else ():
+        if isinstance(card, dict) and card.get("id") == model:
+            return card
+    return {}
+
+
+async def _sent(transport: Transport, model: str) -> _Sent | None:
+    """From our own server, unless it is older than this route, or keeps it back."""
+    try:
+        answer = await transport.get(f"/tokenizers/{model}")
+    except (CapabilityError, InvalidRequestError, ModelNotFoundError):
+        return None
+    try:
+        return msgspec.convert(answer, _Sent)
+    except msgspec.ValidationError as error:
+        raise ModelLoadError(f"the server sent no tokenizer: {error}.", remedy=REMEDY) from error
+
+
+def _unpacked(sent: _Sent) -> Tokenizer:
+    try:
+        return unpack(PortableTokenizer(sent.form, sent.data, sent.fields))
+    except TokenizerError as error:
+        raise ModelLoadError(f"the tokenizer that the server sent: {error}", remedy=REMEDY) from error
+
+
+def _named(given: Any) -> Tokenizer:
+    if not isinstance(given, str | Path):
+        raise InvalidRequestError(f"tokenizer is {given!r:.60}.", remedy=REMEDY)
+    try:
+        if given in ENCODINGS:
+            return from_tiktoken(str(given))
+        return load(given)
+    except TokenizerError as error:
+        raise SetupError(f"the tokenizer {str(given)!r} cannot be loaded: {error}", remedy=REMEDY) from error
