@@ -16,6 +16,7 @@
     │   ├── UnauthorizedError                 a server wants a token, or another one
     │   └── SettingError                      a DCMODEL_* variable has a bad value
     ├── CapabilityError                       this backend cannot do that, and says why
+    │   └── MaskNotRepresentableError         an endpoint that can apply no mask like this one
     └── GenerationError                       one request failed while it ran; others go on
         ├── NonFiniteLogitsError              the model gave NaN or +inf
         ├── DeadEndError                      the constraint allows no further token
@@ -114,6 +115,10 @@ class SettingError(SetupError):
 
 class CapabilityError(DcModelError):
     """The backend cannot do what was asked."""
+
+
+class MaskNotRepresentableError(CapabilityError):
+    """The endpoint has no way to draw a token under this mask, or not with these sampling parameters."""
 
 
 class GenerationError(DcModelError):

@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
-from dcmodel.constraint import MaskRow
+from typing import Unpack
+
+from dcmodel.constraint import MaskRow, Matcher
 from dcmodel.errors import ConstraintRuntimeError
 from dcmodel.mask import allocate_rows, row_to_ids
 from dcmodel.scheduling.commits import MAX_DRAWS, leave_ways_out, no_choice, restrict, too_many_draws
-from dcmodel.scheduling.sequence import UNKNOWN, LogprobRecord, Sequence
+from dcmodel.scheduling.sequence import UNKNOWN, LogprobRecord, Sequence, SequenceBounds
+from dcmodel.types import GenerateRequest
+from dctokenizers import Tokenizer
+from lmql_backends.openai.planner.account import Account
 
 
 class Draft(Sequence):
     """A sequence to which tokens are offered that were drawn without its mask."""
 
-    forces = True
-    """Whether what the constraint forces is appended at once. Not where an endpoint's grammar decides."""
+    forces = False
+    """Whether what the constraint forces is appended at once: not before it is known that no grammar of the
+    endpoint's decides."""
+
+    def __init__(
+        self,
+        request: GenerateRequest,
+        matcher: Matcher | None,
+        tokenizer: Tokenizer,
+        **bounds: Unpack[SequenceBounds],
+    ) -> None:
+        """Raises what `Sequence` raises about resumed tokens."""
+        self.request = request
+        self.account = Account()
+        self.tokenizer = tokenizer
+        self.vocab_size = tokenizer.vocab_size
+        super().__init__(
+            request.prompt_ids,
+            sampling=request.sampling,
+            matcher=matcher,
+            want_logprobs=request.logprobs or request.top_logprobs > 0,
+            resumed=request.resumed,
+            **bounds,
+        )
 
     def offer(self, token_id: int, record: LogprobRecord) -> bool:
         """Append a token if the constraint accepts it, and what is forced after it; whether it did."""
@@ -47,7 +74,7 @@ class Draft(Sequence):
         if len(banned) > MAX_DRAWS:
             raise too_many_draws()
 
-    def mask(self) -> MaskRow | None:
+    def allowed_row(self) -> MaskRow | None:
         """What may come next; None: anything. Raises `DeadEndError` where nothing may."""
         if self.matcher is None:
             return None
@@ -75,20 +102,17 @@ class Draft(Sequence):
         while self.ready < len(self.token_ids):
             self.score(UNKNOWN, 0)
 
-    def force_again(self) -> None:
-        """An endpoint's grammar no longer decides."""
+    def force(self) -> None:
+        """From here on, no grammar of the endpoint's decides."""
         self.forces = True
         self._append_forced()
         if not self.want_logprobs:
             self.ready = len(self.token_ids)
 
     def restart(self) -> None:
-        """Take back all that was generated."""
+        """Take back all that was generated, what was forced, too."""
+        self.forces = False
         self.take_back(self.output_length - self.num_resumed)
-        self._append_forced()
-
-    vocab_size: int = 0
-    """The tokenizer's; set by whoever makes the draft."""
 
     def _append_forced(self) -> None:
         if self.forces:

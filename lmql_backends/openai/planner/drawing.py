@@ -35,12 +35,12 @@ class KnownHead:
         """Probability of the allowed ones."""
         return math.fsum(math.exp(item.logprob) for item in self.allowed)
 
-    @property
-    def local_tv(self) -> float:
+    def local_tv(self, temperature: float) -> float:
         """Of a step that keeps an allowed draw of the model, and else draws from `allowed` alone: how far it
         is from the masked distribution, at most."""
-        mass = self.mass
-        return (1.0 - mass) * self.rest / (self.rest + mass) if self.rest + mass > 0 else 1.0
+        own, rest = self.weights(temperature)
+        lost = rest / (math.fsum(own) + rest)
+        return (1.0 - self.mass) * lost if temperature == 1.0 else lost
 
     def weights(self, temperature: float) -> tuple[list[float], float]:
         """Of the allowed ones, and of the rest; temperatures from 0 to 1, 0 excluded.
@@ -98,9 +98,7 @@ def known_head(
         if item.token_id not in seen and item.logprob > IMPOSSIBLE:
             seen.add(item.token_id)
             probabilities.append(math.exp(item.logprob))
-    allowed = [
-        item for item, allow in zip(tops, allows, strict=True) if allow and item.logprob > IMPOSSIBLE
-    ]
+    allowed = [item for item, allow in zip(tops, allows, strict=True) if allow and item.logprob > IMPOSSIBLE]
     return KnownHead(
         allowed=tuple(allowed),
         seen=frozenset(seen),

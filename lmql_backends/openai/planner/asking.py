@@ -1,0 +1,173 @@
+"""`Questions`: asks for one draft: prompts, seeds, accounts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from dcmodel.constraint import MaskRow
+from dcmodel.errors import MaskNotRepresentableError
+from dcmodel.scheduling.randomness import SEED_MASK, child_seed
+from lmql_backends.openai.endpoint_api import Ask, Asker, SentPrompt, ServerGrammar
+from lmql_backends.openai.planner.draft import Draft
+from lmql_backends.openai.planner.proposals import Means, Proposal, adjustments
+from lmql_backends.openai.planner.reading import Reading
+
+SHOWN = 20
+"""Likeliest tokens that are asked for; OpenAI shows no more."""
+LONGEST_CHARACTER = 3
+"""Tokens that may be taken back where a text would end inside a character."""
+ATTEMPT_BITS = 20
+
+T = TypeVar("T")
+
+
+class CannotContinueError(MaskNotRepresentableError):
+    """The endpoint gives whole answers only."""
+
+
+@dataclass
+class Questions:
+    """Asks the endpoint, and lets a `Reading` hold the answer against the constraint."""
+
+    asker: Asker
+    draft: Draft
+    streams: bool
+
+    def __post_init__(self) -> None:
+        self.means = Means(self.asker.capabilities, self.draft.vocab_size)
+        capabilities = self.asker.capabilities
+        self.tops = min(capabilities.max_top_logprobs, max(SHOWN, self.draft.top_logprobs))
+
+    @property
+    def left(self) -> int:
+        """How many tokens may still come."""
+        return self.draft.limit - len(self.draft.token_ids)
+
+    @property
+    def can_continue(self) -> bool:
+        capabilities = self.asker.capabilities
+        return capabilities.continuation or not capabilities.is_chat
+
+    @property
+    def added(self) -> dict[int, float]:
+        return adjustments(self.draft)
+
+    def free(self) -> Proposal:
+        return self.means.free(self.added)
+
+    def exactly(self, row: MaskRow) -> Proposal | None:
+        return self.means.exactly(row, self.added)
+
+    async def ask(
+        self,
+        proposal: Proposal,
+        *,
+        window: int,
+        attempt: int,
+        grammar: ServerGrammar | None = None,
+        temperature: float | None = None,
+        reading: Reading | None = None,
+    ) -> Reading:
+        """Ask for up to `window` tokens, and take what is acceptable of them.
+
+        `temperature` instead of the request's. `reading`: what reads the answer.
+        Raises `CannotContinueError` where the output so far cannot be sent.
+        """
+        sent, repeated = self._place()
+        if repeated and proposal.row is not None:
+            raise self._unsendable()
+        if not sent.is_exact:
+            self.draft.account.inexact("the prompt was sent as text, whose tokens may differ")
+        reading = reading or Reading(self.draft, proposal, repeated=repeated)
+        ask = self._ask_of(sent, proposal, min(window, self.left) + repeated, attempt, grammar, temperature)
+        if self.streams and ask.max_tokens > 1:
+            await self._read_stream(ask, reading)
+        else:
+            reply = await self.asker.ask(ask)
+            self.draft.account.charge(reply.cost)
+            await apart(self.draft, partial(reading.read, reply))
+        if reading.taken < repeated:
+            raise self._unsendable()
+        if reading.taken and not reading.are_ids_exact:
+            self.draft.account.inexact("the tokens were read back from the text of an answer")
+        self.draft.settle()
+        return reading
+
+    async def _read_stream(self, ask: Ask, reading: Reading) -> None:
+        """Leaving early closes the response."""
+        stream = self.asker.ask_stream(ask)
+        try:
+            async with stream:
+                async for piece in stream:
+                    await apart(self.draft, partial(reading.read, piece))
+                    if reading.is_over:
+                        break
+        finally:
+            self.draft.account.charge(stream.cost)
+
+    def _ask_of(
+        self,
+        sent: SentPrompt,
+        proposal: Proposal,
+        max_tokens: int,
+        attempt: int,
+        grammar: ServerGrammar | None,
+        temperature: float | None,
+    ) -> Ask:
+        sampling = self.draft.sampling_now
+        warmth = sampling.temperature if temperature is None else temperature
+        return Ask(
+            prompt=sent.prompt,
+            max_tokens=max_tokens,
+            temperature=warmth,
+            top_p=sampling.top_p if warmth else 1.0,
+            seed=self._seed(attempt) if warmth else None,
+            frequency_penalty=sampling.frequency_penalty,
+            presence_penalty=sampling.presence_penalty,
+            bias=proposal.bias,
+            allowed=proposal.allowed,
+            top_logprobs=self.tops,
+            grammar=grammar,
+        )
+
+    def _seed(self, attempt: int) -> int | None:
+        """Another one for each draw: a second draw with the same number would depend on the first. Without a
+        seed in the request there is none: equal bodies can share a request."""
+        if self.draft.sampling.seed is None or not self.asker.capabilities.seed:
+            return None
+        number = (len(self.draft.token_ids) << ATTEMPT_BITS) + attempt
+        return child_seed(self.draft.seed & SEED_MASK, number) & 0x7FFFFFFF
+
+    def _place(self) -> tuple[SentPrompt, int]:
+        """The prompt and the output so far; with how many of its tokens the answer begins, because a text
+        cannot end inside a character."""
+        draft = self.draft
+        prompt = tuple(draft.token_ids[: draft.prompt_length])
+        output = tuple(draft.token_ids[draft.prompt_length :])
+        for count in range(min(len(output), LONGEST_CHARACTER) + 1):
+            sent = self.asker.place(prompt, output[: len(output) - count])
+            if sent is not None and (count == 0 or self.can_continue):
+                return sent, count
+        if self.can_continue:
+            raise self._unsendable()
+        raise CannotContinueError(
+            "the endpoint cannot continue an answer from a part of it.",
+            remedy="Use a route that takes text or token ids, such as /completions.",
+        )
+
+    def _unsendable(self) -> MaskNotRepresentableError:
+        return MaskNotRepresentableError(
+            "the output so far ends inside a character, and the endpoint takes prompts as text.",
+            remedy="Use an endpoint that takes token ids.",
+        )
+
+
+async def apart(draft: Draft, call: Callable[[], T]) -> T:
+    """`call` in a thread, where a caller's function takes part, which may wait."""
+    if draft.matcher is not None and draft.matcher.may_wait:
+        return await asyncio.to_thread(call)
+    return call()

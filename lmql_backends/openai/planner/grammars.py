@@ -1,0 +1,103 @@
+"""Which of an endpoint's own grammars stands for a constraint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dcmodel.constraint import Constraint
+from dcmodel.constraints import Choice, Grammar, JsonSchema, Regex
+from dcmodel.errors import CapabilityError
+from dcmodel.types import Completion, GenerateRequest
+from lmql_backends.openai.capabilities import EndpointCapabilities, GrammarKind
+from lmql_backends.openai.endpoint_api import ServerGrammar
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarPlan:
+    """A grammar to send."""
+
+    grammar: ServerGrammar
+    is_same: bool
+    """Whether it allows what the constraint allows, so that the endpoint's masks are the constraint's. A
+    schema is laid out as the endpoint likes it."""
+
+
+def loosened(request: GenerateRequest) -> GenerateRequest:
+    """With JSON of the default layout in any white space."""
+    rule = request.constraint
+    if not isinstance(rule, JsonSchema) or rule.whitespace != "spaced":
+        return request
+    return replace(request, constraint=LoosenedJson(rule))
+
+
+class LoosenedJson(JsonSchema):
+    """The same values, with white space wherever JSON has it."""
+
+    def __init__(self, rule: JsonSchema) -> None:
+        super().__init__(rule.schema, whitespace="bounded", key_order=rule.key_order, formats=rule.formats)
+        self._own = rule
+
+    def parse(self, text: str) -> Any:
+        return self._own.parse(text)
+
+
+def grammar_plan(request: GenerateRequest, capabilities: EndpointCapabilities) -> GrammarPlan | None:
+    """The best grammar that the endpoint honours; None where there is none.
+
+    A grammar begins at the beginning of an answer: nothing of the output may exist already.
+    """
+    rule = request.constraint
+    if rule is None or request.resumed or request.healed or request.canonical:
+        return None
+    for kind, source in _WAYS:
+        if capabilities.honours(kind):
+            found = source(rule)
+            if found is not None:
+                return GrammarPlan(ServerGrammar(kind, found), kind in _SAME)
+    return None
+
+
+def canonical_text(result: Completion) -> Completion:
+    """With the text laid out as `json.dumps` does it."""
+    if not result.certificate.valid:
+        return result
+    return replace(result, text=json.dumps(json.loads(result.text), ensure_ascii=False))
+
+
+def _own_form(rule: Constraint) -> Any:
+    try:
+        return rule.to_dict()
+    except CapabilityError:  # a caller's function
+        return None
+
+
+def _schema(rule: Constraint) -> Any:
+    return rule.schema if isinstance(rule, JsonSchema) else None
+
+
+def _regex(rule: Constraint) -> Any:
+    return rule.pattern if isinstance(rule, Regex) else None
+
+
+def _options(rule: Constraint) -> Any:
+    return list(rule.options) if isinstance(rule, Choice) else None
+
+
+def _lark(rule: Constraint) -> Any:
+    if isinstance(rule, Grammar):
+        return rule.lark
+    terminal = rule.terminal()
+    return None if terminal is None else f"start: TEXT\nTEXT: {terminal}"
+
+
+_WAYS: tuple[tuple[GrammarKind, Callable[[Constraint], Any]], ...] = (
+    (GrammarKind.CONSTRAINT, _own_form),
+    (GrammarKind.CHOICE, _options),
+    (GrammarKind.JSON_SCHEMA, _schema),
+    (GrammarKind.REGEX, _regex),
+    (GrammarKind.LARK, _lark),
+)
+_SAME = (GrammarKind.CONSTRAINT, GrammarKind.CHOICE, GrammarKind.REGEX)

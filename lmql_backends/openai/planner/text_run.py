@@ -1,0 +1,305 @@
+"""`TextRun`: one text, from its first token to its last, by the best exact road that the endpoint has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dcmodel.constraint import MaskRow
+from dcmodel.constraints import Choice
+from dcmodel.errors import DeadEndError, InvalidRequestError, MaskNotRepresentableError
+from dcmodel.mask import row_allows
+from dcmodel.scheduling.randomness import SEED_MASK
+from dcmodel.types import TopLogprob
+from lmql_backends.openai.planner.asking import CannotContinueError, Questions, apart
+from lmql_backends.openai.planner.choosing import decides_at_once, option_mask
+from lmql_backends.openai.planner.drawing import KnownHead, known_head
+from lmql_backends.openai.planner.grammars import GrammarPlan, grammar_plan
+from lmql_backends.openai.planner.proposals import Proposal
+from lmql_backends.openai.planner.reading import FirstToken, Reading, Rejection, record_of
+from lmql_backends.openai.planner.settings import PlannerSettings
+
+SMALLEST_WINDOW = 8
+LEAST_SHARE = 0.5
+"""Where the likeliest tokens hold less of the allowed mass than this, a mask is the better way, if there is
+one."""
+
+
+@dataclass(slots=True)
+class Place:
+    """What is known of the next token."""
+
+    index: int
+    attempts: int = 0
+    tops: tuple[TopLogprob, ...] | None = None
+    """The likeliest tokens of the model; None: not known."""
+    are_raw: bool | None = None
+    refused: list[TopLogprob] = field(default_factory=list)
+    """Drawn, and not allowed."""
+    also_refused: set[int] = field(default_factory=set)
+    """Seen among the likeliest of a biased answer, and not allowed."""
+
+
+class TextRun:
+    """Forced tokens cost nothing. The endpoint's own grammar comes first, where it has one; then tokens are
+    drawn freely and taken as far as the constraint accepts them (*prefix acceptance*). A refused token is
+    replaced by a draw from the masked distribution: from the likeliest tokens where that is exact, under a
+    mask or a list of bans where it is not.
+    """
+
+    def __init__(self, questions: Questions, settings: PlannerSettings) -> None:
+        self._questions = questions
+        self._draft = questions.draft
+        self._account = questions.draft.account
+        self._settings = settings
+        self._window = settings.largest_window if questions.streams else settings.window
+        self._place = Place(-1)
+
+    async def go(self) -> None:
+        """Until the draft is complete. Raises dcmodel's errors."""
+        draft = self._draft
+        draft.holds_back |= not self._questions.can_continue
+        plan = self._grammar_plan()
+        if plan is not None:
+            await self._by_grammar(plan)
+        await apart(draft, draft.force)
+        draft.settle()
+        self._notify()
+        while not draft.is_complete:
+            try:
+                await self._move()
+            except DeadEndError as error:
+                draft.backtrack(error)
+            except CannotContinueError as error:
+                await self._by_whole_answers(error)
+            draft.settle()
+            self._notify()
+
+    def _notify(self) -> None:
+        if self._draft.is_armed and self._draft.notify is not None:
+            self._draft.notify()
+
+    # -- one move ----------------------------------------------------------------------------------
+
+    async def _move(self) -> None:
+        draft = self._draft
+        if self._place.index != len(draft.token_ids):
+            self._place = Place(len(draft.token_ids))
+        place = self._place
+        row = await apart(draft, draft.allowed_row)
+        if row is not None and (sole := draft.sole_choice(row)) is not None:
+            draft.draw(sole, record_of(draft, np.nan, ()))
+        elif place.attempts and row is not None:
+            await self._correct(row)
+        elif (proposal := self._first_mask(row)) is not None:
+            await self._ask(proposal, window=1)
+        else:
+            await self._speculate()
+
+    def _first_mask(self, row: MaskRow | None) -> Proposal | None:
+        """A mask that is better than a free answer."""
+        sampling = self._draft.sampling_now
+        if row is None:
+            return None
+        if sampling.temperature and sampling.top_p < 1.0:
+            proposal = self._questions.exactly(row)
+            if proposal is None:
+                raise MaskNotRepresentableError(
+                    "top_p acts on the tokens that the mask leaves, and the endpoint cannot apply this mask.",
+                    remedy="Use top_p=1, or temperature 0.",
+                )
+            return proposal
+        if isinstance(self._draft.request.constraint, Choice) and decides_at_once(self._draft, row):
+            return self._questions.exactly(row)
+        return None
+
+    async def _speculate(self) -> None:
+        """Draw freely. Exact: refused draws are thrown away."""
+        reading = await self._ask(self._questions.free(), window=self._window)
+        if self._questions.streams:
+            return
+        if not reading.is_over and reading.taken >= self._window:
+            self._window = min(2 * self._window, self._settings.largest_window)
+        elif reading.is_over and reading.taken < self._window // 4:
+            self._window = max(self._window // 2, SMALLEST_WINDOW)
+
+    async def _ask(self, proposal: Proposal, *, window: int, temperature: float | None = None) -> Reading:
+        place = self._place
+        self._count_attempt()
+        reading = await self._questions.ask(
+            proposal, window=window, attempt=place.attempts, temperature=temperature
+        )
+        if reading.rejection is not None:
+            self._note(reading.rejection, is_free=not proposal.bias and proposal.row is None)
+        return reading
+
+    def _count_attempt(self) -> None:
+        place = self._place
+        if place.attempts >= self._settings.max_attempts:
+            raise MaskNotRepresentableError(
+                f"the constraint refused {place.attempts} tokens at place "
+                f"{place.index - self._draft.prompt_length} of the text.",
+                remedy="Say in the prompt what is wanted, or use an endpoint that takes grammars, "
+                "allowed_token_ids or more biases.",
+            )
+        place.attempts += 1
+
+    def _note(self, rejection: Rejection, *, is_free: bool) -> None:
+        """What a refused token tells of its place."""
+        index = len(self._draft.token_ids)
+        if self._place.index != index:
+            self._place = Place(index, attempts=1)
+        place = self._place
+        if is_free or rejection.are_raw:
+            place.refused += rejection.drawn
+            if rejection.tops:
+                place.tops, place.are_raw = rejection.tops, rejection.are_raw
+        else:
+            place.also_refused |= {item.token_id for item in rejection.drawn}
+            if place.tops is None:
+                place.also_refused |= {item.token_id for item in rejection.tops}
+
+    # -- corrections -------------------------------------------------------------------------------
+
+    async def _correct(self, row: MaskRow) -> None:
+        """Put a token of the masked distribution in the place of one that was refused, or learn more."""
+        if self._bans_dead_ends(row):
+            return
+        head = self._head(row)
+        if head is not None and await self._draw_from(head, row):
+            return
+        proposal = self._questions.exactly(row)
+        if proposal is not None:
+            await self._ask(proposal, window=1)
+            return
+        proposal = self._questions.means.banning(self._bans(row), self._questions.added)
+        if proposal is not None:
+            await self._ask(proposal, window=self._window)
+        elif self._draft.sampling_now.temperature:
+            await self._ask(self._questions.free(), window=self._window)
+        else:
+            raise MaskNotRepresentableError(
+                "the likeliest token is refused, and the endpoint has no way to ask for another one at "
+                "temperature 0: neither its likeliest tokens nor its biases are enough.",
+                remedy="Use a temperature above 0, or an endpoint with logit_bias or top_logprobs.",
+            )
+
+    def _bans_dead_ends(self, row: MaskRow) -> bool:
+        """Ban what the mask allows and the constraint refused all the same; whether there was any."""
+        place = self._place
+        refused = {item.token_id for item in place.refused} | place.also_refused
+        found = {token_id for token_id in refused if row_allows(row, token_id)}
+        for token_id in found:
+            self._draft.ban(token_id)
+        return bool(found)
+
+    def _bans(self, row: MaskRow) -> set[int]:
+        place = self._place
+        known = {item.token_id for item in (*place.refused, *(place.tops or ()))} | place.also_refused
+        return {token_id for token_id in known if not row_allows(row, token_id)}
+
+    def _head(self, row: MaskRow) -> KnownHead | None:
+        """The likeliest tokens, where a draw from them can be exact."""
+        place, sampling = self._place, self._draft.sampling_now
+        if place.tops is None or self._questions.added or sampling.has_penalties:
+            return None
+        warmth = sampling.temperature
+        if warmth > 1.0 or (0.0 < warmth < 1.0 and not place.are_raw):
+            return None
+        limit = self._draft.vocab_size
+        allows = [item.token_id < limit and row_allows(row, item.token_id) for item in place.tops]
+        return known_head(place.tops, place.refused, allows)
+
+    async def _draw_from(self, head: KnownHead, row: MaskRow) -> bool:
+        """Draw from the likeliest tokens; from the rest, with the endpoint's help. False: another way is
+        better, and nothing was done."""
+        warmth = self._draft.sampling_now.temperature
+        if not warmth:
+            return head.best is not None and self._take(head.best)
+        if self._settings.max_variation > 0.0 and head.allowed:
+            bound = head.local_tv(warmth)
+            if bound <= self._settings.max_variation:
+                self._account.inexact("tokens were drawn from the likeliest alone", bound)
+                return self._take(head.local(warmth, self._uniform()))
+        bans = self._questions.means.banning(head.seen, {})
+        if bans is None and head.rest > 0.0:
+            return False
+        own, rest = head.weights(warmth)
+        if sum(own) < LEAST_SHARE * (sum(own) + rest) and self._questions.exactly(row) is not None:
+            return False
+        item = head.pick(warmth, self._uniform())
+        if item is not None:
+            return self._take(item)
+        assert bans is not None
+        await self._ask_the_rest(head, bans, row)
+        return True
+
+    async def _ask_the_rest(self, head: KnownHead, bans: Proposal, row: MaskRow) -> None:
+        """Draw one of the unlikely tokens. It is taken or thrown away; both are right."""
+        warmth = self._draft.sampling_now.temperature
+        self._count_attempt()
+        first = FirstToken(self._draft, bans)
+        await self._questions.ask(
+            bans, window=1, attempt=self._place.attempts, temperature=1.0, reading=first
+        )
+        found = first.found
+        if found is None or found.token_id in head.seen:
+            return
+        if not row_allows(row, found.token_id):
+            if first.is_raw:
+                self._place.refused.append(found)
+        elif head.keeps(found.logprob, warmth, self._uniform()):
+            self._take(found)
+
+    def _take(self, item: TopLogprob) -> bool:
+        self._draft.draw(item.token_id, record_of(self._draft, item.logprob, self._place.tops or ()))
+        return True
+
+    def _uniform(self) -> float:
+        place = self._place
+        place.attempts += 1
+        key = [self._draft.seed & SEED_MASK, place.index, place.attempts]
+        return float(np.random.default_rng(key).random())
+
+    # -- other roads -------------------------------------------------------------------------------
+
+    def _grammar_plan(self) -> GrammarPlan | None:
+        draft, questions = self._draft, self._questions
+        if not self._settings.uses_grammars or draft.output_length or draft.is_complete:
+            return None
+        return grammar_plan(questions.draft.request, questions.asker.capabilities)
+
+    async def _by_grammar(self, plan: GrammarPlan) -> None:
+        """The whole text under the endpoint's own grammar, verified; what is valid of it is kept."""
+        questions, account, kind = self._questions, self._account, plan.grammar.kind
+        try:
+            reading = await questions.ask(
+                questions.free(), window=questions.left, attempt=0, grammar=plan.grammar
+            )
+        except InvalidRequestError as error:
+            account.remark(f"the endpoint refused the grammar ({kind}): {error.message}")
+            return
+        if reading.rejection is not None:
+            questions.asker.lied(kind)
+            account.inexact(f"the endpoint did not keep to its grammar ({kind})")
+        elif not plan.is_same:
+            account.inexact(f"the masks were those of the endpoint's own grammar ({kind})")
+
+    async def _by_whole_answers(self, error: CannotContinueError) -> None:
+        """Draw whole answers until one is valid: exact for the distribution given the constraint."""
+        draft, questions = self._draft, self._questions
+        draft.restart()
+        most = self._settings.max_retries if draft.sampling_now.temperature else 1
+        proposal = option_mask(draft.request.constraint, questions.means, questions.added, draft)
+        for attempt in range(most):
+            reading = await questions.ask(
+                proposal or questions.free(), window=questions.left, attempt=attempt + 1
+            )
+            if draft.ending is not None and reading.rejection is None:
+                self._account.is_global("whole answers were drawn until one was valid")
+                return
+            draft.restart()
+        raise MaskNotRepresentableError(
+            f"{most} whole answers were not valid, and {error.message}", remedy=error.remedy
+        )
