@@ -74,12 +74,14 @@ async def _text(asker: HttpAsker, ids: Ids, tops: int) -> tuple[list[Place], Cos
     body = body_of(asker.model, ask, able)
     if able.prompt_logprobs:
         body["prompt_logprobs"] = wanted
+        if able.echo_scoring:  # without a token that nobody wants
+            body |= {"echo": True, "max_tokens": 0}
     else:
         body |= {"echo": True, "logprobs": wanted, "max_tokens": 0}
     answer = await asker.send(body)
     choice = answer.choices[0]
     places = _of_prompt(choice, ids) if able.prompt_logprobs else _of_echo(asker, ask, choice, ids)
-    return places, asker.cost(answer, len(ids), int(able.prompt_logprobs))
+    return places, asker.cost(answer, len(ids), int(not able.echo_scoring))
 
 
 def _of_prompt(choice: Mapping[str, Any], ids: Ids) -> list[Place]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +24,8 @@ from lmql_backends.openai.endpoint_api import NO_BIAS, Ask, Reply
 from lmql_backends.openai.looking import look_at
 from lmql_backends.openai.records import forced_record, free_record, masked_record, raw_logprobs, raw_tops
 from lmql_backends.openai.scores import score
+
+T = TypeVar("T")
 
 MIN_GAP = 60.0
 """A bias that parts the allowed tokens from the others must be at least this large, to be a mask."""
@@ -38,8 +44,9 @@ async def step(sequence: SessionSequence, asker: HttpAsker) -> None:
     for number in range(MAX_REFUSED):
         if sequence.is_complete:
             return
-        token_id, record = await _draw(sequence, asker, number)
-        _, error = commit(sequence, token_id, record)  # refused tokens are banned, and another is drawn
+        drawn = await _draw(sequence, asker, number)
+        # Tokens that are refused are banned, and another is drawn.
+        _, error = await _apart(sequence, partial(commit, sequence, *drawn))
         if error is not None:
             raise error
     raise no_choice()
@@ -52,12 +59,7 @@ async def mask_of(sequence: SessionSequence, vocab_size: int) -> TokenMask | Non
     row: NDArray[np.int32] = allocate_rows(1, vocab_size)[0]
     matcher = sequence.matcher
     if matcher is not None:
-        if matcher.may_wait:
-            import asyncio
-
-            await asyncio.to_thread(matcher.fill_mask, row)
-        else:
-            matcher.fill_mask(row)
+        await _apart(sequence, partial(matcher.fill_mask, row))
     restrict(sequence, row)
     mask = TokenMask(row, vocab_size)
     if not mask.bits.any():
@@ -89,6 +91,13 @@ def exact_fields(mask: TokenMask, own: dict[int, float], asker: HttpAsker) -> di
         f"{able.max_bias_entries} logit biases and no allowed_token_ids.",
         remedy="Use `generate` with the constraint, which needs no mask for each token, or another endpoint.",
     )
+
+
+async def _apart(sequence: SessionSequence, call: Callable[[], T]) -> T:
+    """On a thread, where the matcher may wait: for a caller's function, perhaps in this very loop."""
+    if sequence.matcher is not None and sequence.matcher.may_wait:
+        return await asyncio.to_thread(call)
+    return call()
 
 
 async def _draw(sequence: SessionSequence, asker: HttpAsker, number: int) -> tuple[int, LogprobRecord]:

@@ -8,14 +8,19 @@ from contextlib import ExitStack
 import pytest
 import pytest_asyncio
 from conformance.backends import Case, fake_case, random_case, random_gguf_case, registered_case
-from conformance.remote_backends import in_process_case, lmtp_case, process_case
+from conformance.remote_backends import in_process_case, lmtp_case, openai_case, process_case
 
 from dcmodel.model import DcModel
 
 # The fake engine's distribution is a closed form; `random` and `random-gguf` are a random model.
 DEFAULT_BACKENDS = ("fake", "lmtp", "process", "random", "transformers", "random-gguf", "llama_cpp")
 # The fake engine, at the other end of a connection.
-REMOTE_CASES = {"in-process": in_process_case, "lmtp": lmtp_case, "process": process_case}
+REMOTE_CASES = {
+    "in-process": in_process_case,
+    "lmtp": lmtp_case,
+    "openai": openai_case,
+    "process": process_case,
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

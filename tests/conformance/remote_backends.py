@@ -8,12 +8,14 @@ from dataclasses import replace
 from itertools import count
 
 from conformance.backends import Case, fake_case
+from fakes.openai_models import OURS, transport_to
 from fakes.served import ServedModels
 
 from dcmodel.errors import ModelNotFoundError
 from dcmodel.llm import LLM
 from dcmodel.loop import run
 from dcmodel.model import DcModel
+from dcmodel.types import ModelInfo
 from lmql_backends.lmtp.clients.address import Address
 from lmql_backends.lmtp.clients.child_spec import ChildSpec
 from lmql_backends.lmtp.clients.in_process import InProcessConnector
@@ -22,6 +24,8 @@ from lmql_backends.lmtp.clients.websocket import WebSocketConnector
 from lmql_backends.lmtp.model import LMTPDcModel
 from lmql_backends.lmtp.server.contracts import Models, ServedModel
 from lmql_backends.lmtp.server.server import LMTPServer
+from lmql_backends.openai.asking import HttpAsker
+from lmql_backends.openai.model import OpenAIDcModel
 
 
 @contextmanager
@@ -68,6 +72,23 @@ def process_case() -> Iterator[Case]:
 
     yield replace(fake, name="process", open=open_model)
     run(first.aclose())
+
+
+@contextmanager
+def openai_case() -> Iterator[Case]:
+    """Over HTTP, as an endpoint that keeps nothing back. What no API shows (a mask's mass) is missing."""
+    fake = fake_case()
+    models = OpenedModels()
+    server = run(_started(models))
+
+    def open_model(**options: int) -> DcModel:
+        local = fake.open(**options)
+        name = models.add(local)
+        asker = HttpAsker(transport_to(f"{server.http_url}/v1"), name, OURS, local.tokenizer)
+        return ServedOpenAIModel(asker, replace(local.info, backend="openai"), models)
+
+    yield replace(fake, name="openai", open=open_model)
+    run(server.aclose())
 
 
 async def _started(models: Models) -> LMTPServer:
@@ -123,3 +144,16 @@ class OwningConnector(InProcessConnector):
 
     async def aclose(self) -> None:
         await self._model.aclose()
+
+
+class ServedOpenAIModel(OpenAIDcModel):
+    """Closes the model at the server, too."""
+
+    def __init__(self, asker: HttpAsker, info: ModelInfo, models: OpenedModels) -> None:
+        super().__init__(asker, info)
+        self._models = models
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        if self.asker.model in self._models.names():
+            await self._models.remove(self.asker.model)

@@ -213,8 +213,16 @@ class CompletionStream:
             self.result.is_usage_estimated = True
             return
         self._counters.add_usage(account)
-        total = dict(self.result.usage or {})
-        for name, value in account.items():
-            if isinstance(value, int):
-                total[name] = total.get(name, 0) + value
-        self.result.usage = total
+        self.result.usage = _summed(self.result.usage or {}, account)
+
+
+def _summed(total: Mapping[str, Any], account: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers are added, those in details, too (``prompt_tokens_details``)."""
+    result = dict(total)
+    for name, value in account.items():
+        before = result.get(name)
+        if isinstance(value, dict):
+            result[name] = _summed(before if isinstance(before, dict) else {}, value)
+        elif isinstance(value, int):
+            result[name] = (before or 0) + value
+    return result

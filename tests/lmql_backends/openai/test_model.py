@@ -10,6 +10,7 @@ import pytest
 from fakes.openai_models import OURS
 from fakes.small_tokenizer import small_tokenizer
 
+from dcmodel.constraints import MaskFunction
 from dcmodel.errors import CapabilityError, ModelClosedError
 from dcmodel.mask import TokenMask
 from dcmodel.types import FinishReason, GenerateRequest, SamplingParams, ScoreRequest
@@ -54,6 +55,26 @@ async def test_what_it_cost_is_what_the_endpoint_says(model) -> None:
     assert completion.cost.completion_tokens == len(completion.token_ids)
     assert not completion.cost.is_estimated
     assert model.cost == completion.cost
+
+
+async def test_cached_tokens_are_told_of_streams_too(model) -> None:
+    prompt = tuple(small_tokenizer().encode("yes no maybe true false null negative neutral " * 8))
+    await model.generate(request(prompt_ids=prompt, max_tokens=4)).completion()
+    again = await model.generate(request(prompt_ids=prompt, max_tokens=4)).completion()
+    assert again.usage.cached_tokens >= len(prompt) - 1
+    assert again.cost.cached_tokens == again.usage.cached_tokens
+
+
+async def test_a_session_waits_for_a_callers_function_in_the_same_loop(model, local) -> None:
+    async def rule(ids):
+        await asyncio.sleep(0)
+        return range(60, 300) if len(ids) < 5 else [1]
+
+    asked = request(constraint=MaskFunction(rule), max_tokens=8)
+    theirs = await model.session(asked)
+    while not theirs.is_finished:
+        await theirs.step()
+    assert theirs.token_ids == (await local.generate(asked).completion()).token_ids
 
 
 async def test_prices_are_the_users(url, model_at) -> None:
