@@ -56,6 +56,7 @@ class ProbeCache:
         temporary = ""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            self._forget()
             handle, temporary = tempfile.mkstemp(dir=self._folder, prefix=".probe-")
             with os.fdopen(handle, "wb") as target:
                 target.write(data)
@@ -65,6 +66,13 @@ class ProbeCache:
             if temporary:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary)
+
+    def _forget(self) -> None:
+        """Remove what is too old to be read."""
+        for path in self._folder.glob("*.json"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < time.time() - self._seconds:
+                    path.unlink()
 
     def _path(self, key: tuple[str, ...]) -> Path:
         digest = hashlib.sha256("\n".join((str(FORM), *key)).encode()).hexdigest()
