@@ -106,7 +106,7 @@ class EndpointCapabilities:
 def in_words(able: EndpointCapabilities) -> dict[str, str]:
     """For `dcmodel backends --probe`."""
     raw = {True: "raw", False: "processed", None: "raw or processed: not known"}[able.raw_logprobs]
-    entries = "no limit found" if able.max_bias_entries >= UNLIMITED else str(able.max_bias_entries)
+    entries = "any number of" if able.max_bias_entries >= UNLIMITED else str(able.max_bias_entries)
     style = f"yes ({able.continuation_style})" if able.continuation_style else _yes(able.continuation)
     words = {
         "prompts as token ids": _yes(able.token_id_prompts),

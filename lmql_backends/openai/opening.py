@@ -37,6 +37,8 @@ OWN_OPTIONS = (
     *("tokenizer", "chat", "prices", "cache", "capabilities", "probe", "extra_body"),
     *("seconds", "max_concurrent"),
 )
+PROBE_BUDGET = 2
+"""Failures that one request of a probe bears: some servers answer 500 to what they do not know."""
 UNKNOWN_CONTEXT = 1 << 20
 """`ModelInfo.max_positions` where the endpoint does not tell; it then refuses what is too long."""
 
@@ -61,7 +63,7 @@ async def open_model(
     client = _client(given)
     try:
         # Connections belong to an event loop, and the model may be used in another one.
-        asking = Transport(Configuration(client), settings)
+        asking = Transport(Configuration(client), _for_probes(settings))
         try:
             found = await find_tokenizer(asking, name, given.get("tokenizer"))
             able = await _capabilities(asking, name, given, found, probes or ProbeCache())
@@ -147,6 +149,15 @@ def _settings(given: Mapping[str, Any]) -> TransportSettings:
         control = replace(settings.control, max_window=most, first_window=first)
         settings = replace(settings, control=control)
     return settings
+
+
+def _for_probes(settings: TransportSettings) -> TransportSettings:
+    """One request at a time, for servers that bear no more, and not many failures."""
+    return replace(
+        settings,
+        retry=replace(settings.retry, budget=PROBE_BUDGET),
+        control=replace(settings.control, first_window=1.0, max_window=1.0),
+    )
 
 
 def _answers(cache: Any) -> AnswerCache | None:

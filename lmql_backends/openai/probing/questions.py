@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from dcmodel.errors import CapabilityError, InvalidRequestError
+from dcmodel.errors import CapabilityError, InvalidRequestError, RetryableError
 from dctokenizers import Tokenizer
 from lmql_backends.openai.bodies import body_of
 from lmql_backends.openai.capabilities import EndpointCapabilities
@@ -38,10 +38,11 @@ class Questions:
         self.able = able
         self.tokenizer = tokenizer
         self.index = TokenIndex(tokenizer)
-        self.requests = 0
         self._transport = transport
         self._model = model
         self._extra_body = extra_body
+        self._has_answered = False
+        """There is nothing wrong with the endpoint itself."""
 
     @property
     def prompt(self) -> Prompt:
@@ -59,9 +60,17 @@ class Questions:
 
     async def send(self, body: Mapping[str, Any]) -> Answer:
         """Raises one of `REFUSALS` where a field is not taken, and what else can go wrong."""
-        self.requests += 1
         path = CHAT_COMPLETIONS if self.able.is_chat else COMPLETIONS
-        return await self._transport.complete(path, {**body, **self._extra_body})
+        try:
+            answer = await self._transport.complete(path, {**body, **self._extra_body})
+        except RetryableError as error:
+            # Some servers break at what they do not know (llama-cpp-python's answers 500).
+            cause = error.__cause__
+            if self._has_answered and isinstance(cause, AttemptFailed) and cause.status == 500:
+                raise CapabilityError(error.message) from cause
+            raise
+        self._has_answered = True
+        return answer
 
     async def ask(self, body: Mapping[str, Any]) -> Answer | None:
         """The answer; None where the request is refused."""
@@ -99,7 +108,6 @@ class Questions:
 
     async def stream_is_taken(self, body: dict[str, Any]) -> bool:
         """Whether a stream of this body comes to its end."""
-        self.requests += 1
         path = CHAT_COMPLETIONS if self.able.is_chat else COMPLETIONS
         try:
             async with self._transport.stream(path, {**body, **self._extra_body}) as stream:
