@@ -1,4 +1,4 @@
-"""A foreign server: llama-cpp-python's, which takes texts, one at a time, and breaks at what it does not know."""
+"""A foreign server: llama-cpp-python's. It takes texts, one at a time, and breaks at what it does not know."""
 
 from __future__ import annotations
 
