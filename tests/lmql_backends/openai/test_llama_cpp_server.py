@@ -1,4 +1,4 @@
-"""A foreign server: llama-cpp-python's. It takes texts, one at a time, and breaks at what it does not know."""
+"""A server of others: llama-cpp-python's. It takes one text at a time, and breaks at what it cannot read."""
 
 from __future__ import annotations
 
