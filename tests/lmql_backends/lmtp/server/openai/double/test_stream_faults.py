@@ -15,6 +15,11 @@ from lmql_backends.lmtp.server.openai.double import Double, plan_from
 openai = pytest.importorskip("openai")
 httpx = pytest.importorskip("httpx")
 
+# The SDK leaves connections of streams that were cut or left to the garbage collector, whenever that comes.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 FIELDS = {"model": "fake", "prompt": "a", "max_tokens": 40, "temperature": 1, "seed": 4}
 
 
