@@ -46,7 +46,7 @@ samplings = st.builds(
     top_k=st.integers(0, 1 << 40),
     top_p=st.floats(0, 1, exclude_min=True),
     min_p=st.floats(0, 1),
-    repetition_penalty=st.floats(0, 10, exclude_min=True),
+    repetition_penalty=st.floats(1e-6, 10),
     presence_penalty=st.floats(-10, 10),
     frequency_penalty=st.floats(-10, 10),
     logit_bias=st.dictionaries(token_ids, st.floats(-100, 100), max_size=4),
