@@ -25,10 +25,6 @@ ATTEMPT_BITS = 20
 T = TypeVar("T")
 
 
-class CannotContinueError(MaskNotRepresentableError):
-    """The endpoint gives whole answers only."""
-
-
 @dataclass
 class Questions:
     """Asks the endpoint, and lets a `Reading` hold the answer against the constraint."""
@@ -75,7 +71,7 @@ class Questions:
         """Ask for up to `window` tokens, and take what is acceptable of them.
 
         `temperature` instead of the request's. `reading`: what reads the answer.
-        Raises `CannotContinueError` where the output so far cannot be sent.
+        Raises `MaskNotRepresentableError` where the output so far cannot be sent.
         """
         sent, repeated = self._place()
         if repeated and proposal.row is not None:
@@ -152,17 +148,13 @@ class Questions:
             sent = self.asker.place(prompt, output[: len(output) - count])
             if sent is not None and (count == 0 or self.can_continue):
                 return sent, count
-        if self.can_continue:
-            raise self._unsendable()
-        raise CannotContinueError(
-            "the endpoint cannot continue an answer from a part of it.",
-            remedy="Use a route that takes text or token ids, such as /completions.",
-        )
+        raise self._unsendable()
 
     def _unsendable(self) -> MaskNotRepresentableError:
         return MaskNotRepresentableError(
-            "the output so far ends inside a character, and the endpoint takes prompts as text.",
-            remedy="Use an endpoint that takes token ids.",
+            "the output so far cannot be sent: it ends inside a character, and the endpoint takes text, or "
+            "gives whole answers only.",
+            remedy="Use a route that takes token ids, such as /completions.",
         )
 
 

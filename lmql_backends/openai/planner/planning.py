@@ -13,6 +13,7 @@ from dcmodel.types import Completion, GenerateRequest
 from dctokenizers import Tokenizer
 from lmql_backends.openai.endpoint_api import Asker
 from lmql_backends.openai.planner.asking import Questions
+from lmql_backends.openai.planner.choosing import OptionTokens
 from lmql_backends.openai.planner.draft import Draft
 from lmql_backends.openai.planner.grammars import canonical_text, loosened
 from lmql_backends.openai.planner.settings import PlannerSettings
@@ -41,6 +42,7 @@ class Planner:
         """Runs drafts, for whoever has no runner of his own."""
         self._tokenizer = tokenizer
         self._max_positions = max_positions
+        self._options = OptionTokens()
 
     def prepared(self, request: GenerateRequest) -> GenerateRequest:
         """The request as it will be run: JSON of the default layout in any white space.
@@ -68,7 +70,8 @@ class Planner:
         if streams is None:
             streams = not self.asker.capabilities.list_prompts
         try:
-            await TextRun(Questions(self.asker, sequence, streams=streams), self.settings).go()
+            questions = Questions(self.asker, sequence, streams=streams)
+            await TextRun(questions, self.settings, self._options).go()
         finally:
             sequence.settle()
 

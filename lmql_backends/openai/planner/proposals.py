@@ -91,7 +91,8 @@ class Means:
         if len(bias) > self.most_bans:
             return None
         row: MaskRow = allocate_rows(1, self._vocab_size)[0]
-        row_from_ids(banned, row.shape[0] * 32, row)
+        # A model's rows may go past its vocabulary.
+        row_from_ids((item for item in banned if item < self._vocab_size), row.shape[0] * 32, row)
         np.invert(row, out=row)
         clear_tail(row, self._vocab_size)
         return Proposal(bias, row=row)

@@ -56,6 +56,9 @@ class Reading:
             self._read_token(token_id, logprob, tops, piece)
         if piece.is_ended and not self.is_over:
             self._read_end(piece)
+        if piece.finish_reason == "length" and not self.is_over and not self.taken:
+            # There is no room for a single token.
+            self._draft.ending = (FinishReason.LENGTH, "context")
         if piece.finish_reason == "content_filter" and not self.is_over:
             raise GenerationError(
                 "the endpoint's content filter ended the answer.", remedy="Change the prompt."
@@ -91,7 +94,9 @@ class Reading:
             draft.ending = (FinishReason.STOP, "eos")
         elif not ends or not draft.offer(ends[0], self._record(logprob, piece.end_tops)):
             ends = ends if piece.end_id is not None else tuple(draft.eos_token_ids)
-            self._reject(tuple(TopLogprob(end, logprob) for end in ends), piece.end_tops, piece)
+            # One of them was drawn, it is not known which: the probability is counted once.
+            values = (logprob, *([UNKNOWN_LOGPROB] * (len(ends) - 1)))
+            self._reject(tuple(map(TopLogprob, ends, values)), piece.end_tops, piece)
         self.is_over = True
 
     def _stop_at_end(self) -> None:

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dcmodel.constraint import MaskRow
+from dcmodel.constraint import Constraint, MaskRow
 from dcmodel.constraints import Choice
 from dcmodel.errors import DeadEndError, InvalidRequestError, MaskNotRepresentableError
 from dcmodel.mask import row_allows
 from dcmodel.scheduling.randomness import SEED_MASK
 from dcmodel.types import TopLogprob
-from lmql_backends.openai.planner.asking import CannotContinueError, Questions, apart
-from lmql_backends.openai.planner.choosing import decides_at_once, option_mask
+from lmql_backends.openai.planner.asking import Questions, apart
+from lmql_backends.openai.planner.choosing import OptionTokens, decides_at_once
 from lmql_backends.openai.planner.drawing import KnownHead, known_head
 from lmql_backends.openai.planner.grammars import GrammarPlan, grammar_plan
 from lmql_backends.openai.planner.proposals import Proposal
@@ -21,6 +21,8 @@ from lmql_backends.openai.planner.reading import FirstToken, Reading, Rejection,
 from lmql_backends.openai.planner.settings import PlannerSettings
 
 SMALLEST_WINDOW = 8
+WHOLE_ANSWERS = 1 << 10
+"""Attempts of whole answers have numbers of their own, lest they draw what was drawn before."""
 LEAST_SHARE = 0.5
 """Where the likeliest tokens hold less of the allowed mass than this, a mask is the better way, if there is
 one."""
@@ -48,7 +50,8 @@ class TextRun:
     mask or a list of bans where it is not.
     """
 
-    def __init__(self, questions: Questions, settings: PlannerSettings) -> None:
+    def __init__(self, questions: Questions, settings: PlannerSettings, options: OptionTokens) -> None:
+        self._options = options
         self._questions = questions
         self._draft = questions.draft
         self._account = questions.draft.account
@@ -63,6 +66,8 @@ class TextRun:
         plan = self._grammar_plan()
         if plan is not None:
             await self._by_grammar(plan)
+        if not self._questions.can_continue and not draft.is_complete and not self._is_one_choice():
+            await self._by_whole_answers()
         await apart(draft, draft.force)
         draft.settle()
         self._notify()
@@ -71,8 +76,6 @@ class TextRun:
                 await self._move()
             except DeadEndError as error:
                 draft.backtrack(error)
-            except CannotContinueError as error:
-                await self._by_whole_answers(error)
             draft.settle()
             self._notify()
 
@@ -92,13 +95,13 @@ class TextRun:
             draft.draw(sole, record_of(draft, np.nan, ()))
         elif place.attempts and row is not None:
             await self._correct(row)
-        elif (proposal := self._first_mask(row)) is not None:
-            await self._ask(proposal, window=1)
+        elif (masked := self._first_mask(row)) is not None:
+            await self._ask(masked[0], window=masked[1])
         else:
             await self._speculate()
 
-    def _first_mask(self, row: MaskRow | None) -> Proposal | None:
-        """A mask that is better than a free answer."""
+    def _first_mask(self, row: MaskRow | None) -> tuple[Proposal, int] | None:
+        """A mask that is better than a free answer, and how many tokens to draw under it."""
         sampling = self._draft.sampling_now
         if row is None:
             return None
@@ -109,10 +112,22 @@ class TextRun:
                     "top_p acts on the tokens that the mask leaves, and the endpoint cannot apply this mask.",
                     remedy="Use top_p=1, or temperature 0.",
                 )
-            return proposal
-        if isinstance(self._draft.request.constraint, Choice) and decides_at_once(self._draft, row):
-            return self._questions.exactly(row)
-        return None
+            return proposal, 1
+        rule = self._draft.request.constraint
+        if not isinstance(rule, Choice):
+            return None
+        proposal = self._questions.exactly(row) if decides_at_once(self._draft, row) else None
+        if proposal is not None:
+            return proposal, 1
+        proposal = self._option_mask(rule)
+        return None if proposal is None else (proposal, self._settings.window)
+
+    def _option_mask(self, rule: Constraint | None) -> Proposal | None:
+        """Whatever occurs in an option: more than a mask allows, and the same at each place."""
+        if not isinstance(rule, Choice):
+            return None
+        row = self._options.row(rule, self._draft)
+        return None if row is None else self._questions.exactly(row)
 
     async def _speculate(self) -> None:
         """Draw freely. Exact: refused draws are thrown away."""
@@ -283,23 +298,32 @@ class TextRun:
         if reading.rejection is not None:
             questions.asker.lied(kind)
             account.inexact(f"the endpoint did not keep to its grammar ({kind})")
+            if reading.rejection.are_raw:
+                self._note(reading.rejection, is_free=False)
         elif not plan.is_same:
             account.inexact(f"the masks were those of the endpoint's own grammar ({kind})")
 
-    async def _by_whole_answers(self, error: CannotContinueError) -> None:
+    def _is_one_choice(self) -> bool:
+        """Whether one token decides all."""
+        row = self._draft.allowed_row()
+        is_choice = isinstance(self._draft.request.constraint, Choice)
+        return is_choice and row is not None and decides_at_once(self._draft, row)
+
+    async def _by_whole_answers(self) -> None:
         """Draw whole answers until one is valid: exact for the distribution given the constraint."""
         draft, questions = self._draft, self._questions
         draft.restart()
         most = self._settings.max_retries if draft.sampling_now.temperature else 1
-        proposal = option_mask(draft.request.constraint, questions.means, questions.added, draft)
+        proposal = self._option_mask(draft.request.constraint)
         for attempt in range(most):
             reading = await questions.ask(
-                proposal or questions.free(), window=questions.left, attempt=attempt + 1
+                proposal or questions.free(), window=questions.left, attempt=WHOLE_ANSWERS + attempt
             )
             if draft.ending is not None and reading.rejection is None:
                 self._account.is_global("whole answers were drawn until one was valid")
                 return
             draft.restart()
         raise MaskNotRepresentableError(
-            f"{most} whole answers were not valid, and {error.message}", remedy=error.remedy
+            f"none of {most} whole answers was valid, and the endpoint gives whole answers only.",
+            remedy="Use a route that continues texts, such as /completions, or a temperature above 0.",
         )
