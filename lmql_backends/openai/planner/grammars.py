@@ -13,6 +13,7 @@ from dcmodel.errors import CapabilityError
 from dcmodel.types import Completion, GenerateRequest
 from lmql_backends.openai.capabilities import EndpointCapabilities, GrammarKind
 from lmql_backends.openai.endpoint_api import ServerGrammar
+from lmql_backends.openai.planner.strict_schema import strict_form
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class GrammarPlan:
     is_same: bool
     """Whether it allows what the constraint allows, so that the endpoint's masks are the constraint's. A
     schema is laid out as the endpoint likes it."""
+    strict: ServerGrammar | None = None
+    """The same in OpenAI's strict subset, to be tried where the first is refused."""
 
 
 def loosened(request: GenerateRequest) -> GenerateRequest:
@@ -56,7 +59,7 @@ def grammar_plan(request: GenerateRequest, capabilities: EndpointCapabilities) -
         if capabilities.honours(kind):
             found = source(rule)
             if found is not None:
-                return GrammarPlan(ServerGrammar(kind, found), kind in _SAME)
+                return GrammarPlan(ServerGrammar(kind, found), kind in _SAME, _strict_of(kind, found))
     return None
 
 
@@ -65,6 +68,13 @@ def canonical_text(result: Completion) -> Completion:
     if not result.certificate.valid:
         return result
     return replace(result, text=json.dumps(json.loads(result.text), ensure_ascii=False))
+
+
+def _strict_of(kind: GrammarKind, source: Any) -> ServerGrammar | None:
+    if kind is not GrammarKind.JSON_SCHEMA:
+        return None
+    strict = strict_form(source)
+    return None if strict is None or strict == source else ServerGrammar(kind, strict)
 
 
 def _own_form(rule: Constraint) -> Any:

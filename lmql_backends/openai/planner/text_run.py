@@ -8,21 +8,19 @@ import numpy as np
 
 from dcmodel.constraint import Constraint, MaskRow
 from dcmodel.constraints import Choice
-from dcmodel.errors import DeadEndError, InvalidRequestError, MaskNotRepresentableError
+from dcmodel.errors import DeadEndError, MaskNotRepresentableError
 from dcmodel.mask import row_allows
 from dcmodel.scheduling.randomness import SEED_MASK
 from dcmodel.types import TopLogprob
 from lmql_backends.openai.planner.asking import Questions, apart
 from lmql_backends.openai.planner.choosing import OptionTokens, decides_at_once
 from lmql_backends.openai.planner.drawing import KnownHead, known_head
-from lmql_backends.openai.planner.grammars import GrammarPlan, grammar_plan
 from lmql_backends.openai.planner.proposals import Proposal
 from lmql_backends.openai.planner.reading import FirstToken, Reading, Rejection, record_of
 from lmql_backends.openai.planner.settings import PlannerSettings
+from lmql_backends.openai.planner.whole_answers import WholeAnswers
 
 SMALLEST_WINDOW = 8
-WHOLE_ANSWERS = 1 << 10
-"""Attempts of whole answers have numbers of their own, lest they draw what was drawn before."""
 LEAST_SHARE = 0.5
 """Where the likeliest tokens hold less of the allowed mass than this, a mask is the better way, if there is
 one."""
@@ -58,16 +56,17 @@ class TextRun:
         self._settings = settings
         self._window = settings.largest_window if questions.streams else settings.window
         self._place = Place(-1)
+        self._whole = WholeAnswers(questions, settings)
 
     async def go(self) -> None:
         """Until the draft is complete. Raises dcmodel's errors."""
         draft = self._draft
         draft.holds_back |= not self._questions.can_continue
-        plan = self._grammar_plan()
-        if plan is not None:
-            await self._by_grammar(plan)
-        if not self._questions.can_continue and not draft.is_complete and not self._is_one_choice():
-            await self._by_whole_answers()
+        rejection = await self._whole.by_grammar()
+        if rejection is not None and rejection.are_raw:
+            self._note(rejection, is_free=False)
+        if not self._questions.can_continue and not draft.is_complete and not self._whole.is_one_choice():
+            await self._whole.until_valid(self._option_mask(draft.request.constraint))
         await apart(draft, draft.force)
         draft.settle()
         self._notify()
@@ -276,54 +275,3 @@ class TextRun:
         place.attempts += 1
         key = [self._draft.seed & SEED_MASK, place.index, place.attempts]
         return float(np.random.default_rng(key).random())
-
-    # -- other roads -------------------------------------------------------------------------------
-
-    def _grammar_plan(self) -> GrammarPlan | None:
-        draft, questions = self._draft, self._questions
-        if not self._settings.uses_grammars or draft.output_length or draft.is_complete:
-            return None
-        return grammar_plan(questions.draft.request, questions.asker.capabilities)
-
-    async def _by_grammar(self, plan: GrammarPlan) -> None:
-        """The whole text under the endpoint's own grammar, verified; what is valid of it is kept."""
-        questions, account, kind = self._questions, self._account, plan.grammar.kind
-        try:
-            reading = await questions.ask(
-                questions.free(), window=questions.left, attempt=0, grammar=plan.grammar
-            )
-        except InvalidRequestError as error:
-            account.remark(f"the endpoint refused the grammar ({kind}): {error.message}")
-            return
-        if reading.rejection is not None:
-            questions.asker.lied(kind)
-            account.inexact(f"the endpoint did not keep to its grammar ({kind})")
-            if reading.rejection.are_raw:
-                self._note(reading.rejection, is_free=False)
-        elif not plan.is_same:
-            account.inexact(f"the masks were those of the endpoint's own grammar ({kind})")
-
-    def _is_one_choice(self) -> bool:
-        """Whether one token decides all."""
-        row = self._draft.allowed_row()
-        is_choice = isinstance(self._draft.request.constraint, Choice)
-        return is_choice and row is not None and decides_at_once(self._draft, row)
-
-    async def _by_whole_answers(self) -> None:
-        """Draw whole answers until one is valid: exact for the distribution given the constraint."""
-        draft, questions = self._draft, self._questions
-        draft.restart()
-        most = self._settings.max_retries if draft.sampling_now.temperature else 1
-        proposal = self._option_mask(draft.request.constraint)
-        for attempt in range(most):
-            reading = await questions.ask(
-                proposal or questions.free(), window=questions.left, attempt=WHOLE_ANSWERS + attempt
-            )
-            if draft.ending is not None and reading.rejection is None:
-                self._account.is_global("whole answers were drawn until one was valid")
-                return
-            draft.restart()
-        raise MaskNotRepresentableError(
-            f"none of {most} whole answers was valid, and the endpoint gives whole answers only.",
-            remedy="Use a route that continues texts, such as /completions, or a temperature above 0.",
-        )
