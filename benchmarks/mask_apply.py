@@ -25,7 +25,7 @@ from tqdm import tqdm  # noqa: E402
 from benchmarks.tables import Table, write_json  # noqa: E402
 from dcmodel.logits import SamplePlan  # noqa: E402
 from dcmodel.mask import TokenMask  # noqa: E402
-from lmql_backends.transformers.sampler import TorchLogitRows, Workspace  # noqa: E402
+from lmql_backends.torch_rows.rows import TorchLogitRows, Workspace  # noqa: E402
 
 SIZES = {"32k": 32_000, "100k": 100_352, "200k": 200_064}
 ALLOWED: dict[str, float] = {"1": 1, "5": 5, "100": 100, "2 %": 0.02, "5 %": 0.05, "50 %": 0.5, "98 %": 0.98}

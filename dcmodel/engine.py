@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dcmodel.errors import EngineError
+from dcmodel.adapters import BASE, LoadedAdapter
+from dcmodel.errors import CapabilityError, EngineError
 from dcmodel.logits import LogitRows
 
 
@@ -79,6 +80,8 @@ class Span:
     """Offsets into `token_ids`, ascending, whose logits (for the *next* token) are wanted."""
     branches: Branches | None = None
     """Behind the last of `token_ids` (which may be empty here), where the engine computes branches."""
+    adapter: int = BASE
+    """The handle of the adapter that computes it; the same over a sequence's life, and over its copies'."""
 
     @property
     def num_tokens(self) -> int:
@@ -166,6 +169,22 @@ class Engine(ABC):
         Room was reserved before. Raises `EngineError` (or whatever the library raises) if it cannot;
         the sequences of the batch then hold what they held before.
         """
+
+    # -- adapters, where the engine has them ----------------------------------------------------------
+
+    def read_adapter(self, source: str) -> LoadedAdapter:
+        """Read an adapter and check it against the model; blocks. The one method for any thread: a running
+        batch goes on meanwhile. Raises `AdapterLoadError` for what is missing, broken or does not fit, and
+        `CapabilityError` for kinds of adapters that the engine cannot compute."""
+        raise CapabilityError(f"{type(self).__name__} has no adapters.")
+
+    def mount_adapter(self, adapter: int, loaded: LoadedAdapter) -> None:
+        """Spans may name `adapter` (a handle above 0 that was never used before) from now on."""
+        raise CapabilityError(f"{type(self).__name__} has no adapters.")
+
+    def unmount_adapter(self, adapter: int) -> None:
+        """Forget an adapter; no sequence that was computed with it is left."""
+        raise CapabilityError(f"{type(self).__name__} has no adapters.")
 
     @abstractmethod
     def close(self) -> None:

@@ -7,12 +7,14 @@
     │   │   └── UnsatisfiableConstraintError  nothing can match it
     │   ├── ConstraintViolationError          a given token that the constraint refuses
     │   ├── ContextLengthError                prompt (and max_tokens) do not fit the model
+    │   ├── AdapterNotFoundError              no adapter of that name is mounted
     │   └── TokenRangeError                   a token id outside the vocabulary
     ├── SetupError                            this installation or this name cannot work
     │   ├── MissingDependencyError            an extra is not installed
     │   ├── BackendNotFoundError              no backend of that name, or none fits
     │   ├── ModelNotFoundError                no model under that name
     │   ├── ModelLoadError                    the model is there, and broken or too large
+    │   │   └── AdapterLoadError              an adapter that is missing, broken, or made for another model
     │   ├── UnauthorizedError                 a server wants a token, or another one
     │   └── SettingError                      a DCMODEL_* variable has a bad value
     ├── CapabilityError                       this backend cannot do that, and says why
@@ -81,6 +83,10 @@ class ContextLengthError(InvalidRequestError):
     """Prompt, or prompt and ``max_tokens``, exceed what the model can hold."""
 
 
+class AdapterNotFoundError(InvalidRequestError):
+    """The request names an adapter that is not mounted."""
+
+
 class TokenRangeError(InvalidRequestError):
     """A token id outside ``0 <= id < vocab_size``."""
 
@@ -103,6 +109,10 @@ class ModelNotFoundError(SetupError):
 
 class ModelLoadError(SetupError):
     """The model was found and cannot be loaded."""
+
+
+class AdapterLoadError(ModelLoadError):
+    """An adapter that is not there, is broken, or was made for another model."""
 
 
 class UnauthorizedError(SetupError):

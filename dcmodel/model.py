@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
+from dcmodel.adapters import AdapterInfo
 from dcmodel.constraints.mask_answers import Answer
 from dcmodel.errors import CapabilityError
 from dcmodel.session import Session
@@ -82,6 +83,8 @@ class DcModel(ABC):
         prefixes: Sequence[Sequence[int]],
         masks: Sequence[Answer] | None = None,
         k: int | None = None,
+        *,
+        adapter: str | None = None,
     ) -> list[NextTokens]:
         """The distribution of the next token after each prefix, under its own mask, in one batched step.
 
@@ -97,6 +100,27 @@ class DcModel(ABC):
         Raises what `generate` and its stream raise, and `CapabilityError` where the backend has no sessions.
         """
         raise CapabilityError(f"{type(self).__name__} has no sessions.")
+
+    # -- adapters -------------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """What is mounted, in the order of mounting. Requests that name anything else are refused with
+        `AdapterNotFoundError`, before they compute."""
+        return ()
+
+    async def mount_adapter(self, name: str, source: str) -> AdapterInfo:
+        """Load an adapter and give it a name; what runs goes on meanwhile.
+
+        Raises `InvalidRequestError` for a name that is taken or cannot be one, `AdapterLoadError` for what is
+        missing, broken or does not fit the model, `CapabilityError` where there are no adapters.
+        """
+        raise CapabilityError(f"{type(self).__name__} has no adapters.")
+
+    async def unmount_adapter(self, name: str) -> None:
+        """Forget an adapter: new requests cannot name it; those that run with it end as they would have, and
+        then its memory is free. Raises `AdapterNotFoundError`."""
+        raise CapabilityError(f"{type(self).__name__} has no adapters.")
 
     @abstractmethod
     async def aclose(self) -> None:

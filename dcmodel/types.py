@@ -107,6 +107,8 @@ class GenerateRequest:
     """Refuse tokens that the tokenizer itself would not put one after the other."""
     ignore_eos: bool = False
     """Go on past end-of-sequence tokens (benchmarks); not together with a constraint."""
+    adapter: str | None = None
+    """The name of a mounted adapter (`DcModel.mount_adapter`); None: the model as it is."""
     resumed: tuple[int, ...] = ()
     """The beginning of the output, which exists already: a stream that goes on after a lost connection. What
     follows is what would have followed without the interruption (where greedy, or with the same seed). The
@@ -142,6 +144,8 @@ class ScoreRequest:
     prompt_logprobs: int | None = None
     """Score the prompt's own tokens too (all but the first), with so many likeliest at each place; None: no.
     The prompt is then computed even if it is cached."""
+    adapter: str | None = None
+    """As in `GenerateRequest`."""
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:

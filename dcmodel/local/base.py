@@ -11,6 +11,7 @@ from itertools import chain
 
 import numpy as np
 
+from dcmodel.adapters import check_adapter
 from dcmodel.constraint import Matcher
 from dcmodel.constraints import ConstraintCache, watch_stops
 from dcmodel.constraints.mask_answers import Answer
@@ -143,6 +144,7 @@ class SequenceModel(DcModel):
         )
 
     def _check_generation(self, request: GenerateRequest) -> None:
+        check_adapter(request.adapter, self.adapters)
         self._check_prompt(request.prompt_ids)
         self._check_ids(tuple(request.sampling.logit_bias), "logit_bias token id")
         self._check_ids(request.resumed, "resumed token id")
@@ -160,6 +162,7 @@ class SequenceModel(DcModel):
         check_token_ids(np.asarray(ids, dtype=np.int64), self._vocab_size, what=what)
 
     def _check_score(self, request: ScoreRequest) -> None:
+        check_adapter(request.adapter, self.adapters)
         self._check_ids(request.prompt_ids, "prompt token id")
         self._check_ids(tuple(chain.from_iterable(request.continuations)), "continuation token id")
         longest = max(map(len, request.continuations), default=0)
@@ -172,16 +175,17 @@ class SequenceModel(DcModel):
             )
 
     def _checked_prefixes(
-        self, prefixes: Seq[Seq[int]], masks: Seq[Answer] | None
+        self, prefixes: Seq[Seq[int]], masks: Seq[Answer] | None, adapter: str | None = None
     ) -> list[tuple[GenerateRequest, TokenMask | None]]:
         """What `next_tokens` was asked, each prefix with its mask."""
         if masks is not None and len(masks) != len(prefixes):
             raise InvalidRequestError(
                 f"there are {len(prefixes)} prefixes and {len(masks)} masks.", remedy="Give one mask each."
             )
+        check_adapter(adapter, self.adapters)
         found: list[tuple[GenerateRequest, TokenMask | None]] = []
         for place, prefix in enumerate(prefixes):
-            request = GenerateRequest(prompt_ids=tuple(prefix), max_tokens=1)
+            request = GenerateRequest(prompt_ids=tuple(prefix), max_tokens=1, adapter=adapter)
             self._check_prompt(request.prompt_ids)
             mask = checked_mask(None if masks is None else masks[place], self.tokenizer.vocab_size)
             found.append((request, mask))

@@ -40,10 +40,14 @@ class LocalDcModel(SequenceModel):
         prefixes: Seq[Seq[int]],
         masks: Seq[Answer] | None = None,
         k: int | None = None,
+        *,
+        adapter: str | None = None,
     ) -> list[NextTokens]:
         looks = [checked_look(k, self._vocab_size) for _ in prefixes]
         sequences: list[SessionSequence] = []
-        for (request, mask), look in zip(self._checked_prefixes(prefixes, masks), looks, strict=True):
+        for (request, mask), look in zip(
+            self._checked_prefixes(prefixes, masks, adapter), looks, strict=True
+        ):
             sequence = self._session_sequence(request, None)
             sequence.resume(mask=mask, look=look)
             sequences.append(sequence)

@@ -105,9 +105,11 @@ class LMTPDcModel(SequenceModel):
         prefixes: Seq[Seq[int]],
         masks: Seq[Answer] | None = None,
         k: int | None = None,
+        *,
+        adapter: str | None = None,
     ) -> list[NextTokens]:
         look = checked_look(k, self._vocab_size)
-        checked = self._checked_prefixes(prefixes, masks)
+        checked = self._checked_prefixes(prefixes, masks, adapter)
         if not checked:
             return []
         width = self._vocab_size if look.k is None else look.k

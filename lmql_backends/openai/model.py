@@ -82,9 +82,11 @@ class OpenAIDcModel(SequenceModel):
         prefixes: Seq[Seq[int]],
         masks: Seq[Answer] | None = None,
         k: int | None = None,
+        *,
+        adapter: str | None = None,
     ) -> list[NextTokens]:
         look = checked_look(k, self._vocab_size)
-        checked = self._checked_prefixes(prefixes, masks)
+        checked = self._checked_prefixes(prefixes, masks, adapter)
         if not checked:
             return []
         return await look_at_all(

@@ -6,10 +6,10 @@ import torch
 from transformers import PreTrainedModel
 
 from dcmodel.engine import Capabilities, Engine, GenerateBatch, check_span
+from lmql_backends.torch_rows.rows import TorchLogitRows, Workspace
 from lmql_backends.transformers.attention import SlotStep
 from lmql_backends.transformers.kv_store import KVStore
 from lmql_backends.transformers.packed import run_packed
-from lmql_backends.transformers.sampler import TorchLogitRows, Workspace
 from lmql_backends.transformers.step_plan import plan_step
 
 

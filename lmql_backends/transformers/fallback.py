@@ -15,8 +15,8 @@ from transformers.cache_utils import DynamicLayer
 
 from dcmodel.engine import Capabilities, Engine, GenerateBatch, check_span
 from dcmodel.errors import EngineError
+from lmql_backends.torch_rows.rows import TorchLogitRows, Workspace
 from lmql_backends.transformers.packed import selects_rows
-from lmql_backends.transformers.sampler import TorchLogitRows, Workspace
 
 # More tokens than this after a recurrent cache are computed from the start, in one forward.
 MAX_SINGLE_STEPS = 16

@@ -95,13 +95,22 @@ def test_dctokenizers_imports_nothing_of_ours():
             assert not name.startswith(("dcmodel", "lmql_backends")), f"{path} imports {name}"
 
 
+MAY_IMPORT = {
+    "transformers": ("torch_rows",),
+    "vllm": ("torch_rows",),
+    "replicate": ("lmtp",),
+    "ray_serve": ("lmtp",),
+}
+"""As docs/architecture.md has it."""
+
+
 def test_a_backend_imports_no_other_backend():
     for path in BACKENDS:
         own = module_name(path).split(".")[:2]
         for name in imported(path, at_run_time=False):
             parts = name.split(".")
             if parts[0] == "lmql_backends" and len(parts) > 1:
-                assert parts[:2] == own, f"{path} imports {name}"
+                assert parts[1] in (own[1], *MAY_IMPORT.get(own[1], ())), f"{path} imports {name}"
 
 
 def test_there_is_no_import_cycle():

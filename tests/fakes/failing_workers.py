@@ -128,7 +128,7 @@ class Link(DcModel):
         self.refuse_if_asked()
         return await self.guarded(lambda: self.worker.model.score(request))
 
-    async def next_tokens(self, prefixes, masks=None, k=None):
+    async def next_tokens(self, prefixes, masks=None, k=None, *, adapter=None):
         return await self.guarded(lambda: self.worker.model.next_tokens(prefixes, masks, k))
 
     async def session(self, request):

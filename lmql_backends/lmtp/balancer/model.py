@@ -81,6 +81,8 @@ class BalancedDcModel(DcModel):
         prefixes: Sequence[Sequence[int]],
         masks: Sequence[Answer] | None = None,
         k: int | None = None,
+        *,
+        adapter: str | None = None,
     ) -> list[NextTokens]:
         self._check_loop()
         if not prefixes:
@@ -88,7 +90,7 @@ class BalancedDcModel(DcModel):
         # The prefixes of one call mostly share their beginning.
         work = self.pool.router.work(prefixes[0], len(prefixes))
         return await Question(self.pool, work).ask(
-            lambda flight: flight.model.next_tokens(prefixes, masks, k)
+            lambda flight: flight.model.next_tokens(prefixes, masks, k, adapter=adapter)
         )
 
     async def session(self, request: GenerateRequest) -> BalancedSession:

@@ -122,9 +122,11 @@ class MeteredModel(DcModel):
         prefixes: Sequence[Sequence[int]],
         masks: Sequence[Answer] | None = None,
         k: int | None = None,
+        *,
+        adapter: str | None = None,
     ) -> list[NextTokens]:
         with self._meter.question("next_tokens", sum(map(len, prefixes))):
-            return await self.model.next_tokens(prefixes, masks, k)
+            return await self.model.next_tokens(prefixes, masks, k, adapter=adapter)
 
     async def session(self, request: GenerateRequest) -> Session:
         with self._meter.question("session", len(request.prompt_ids)):

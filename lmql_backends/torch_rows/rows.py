@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from dcmodel.logits import Floats, Ints, SampledRows, SamplePlan, ScoredRows
-from lmql_backends.transformers.greedy import is_plain_greedy, sample_greedy
-from lmql_backends.transformers.row_ops import padded_width
-from lmql_backends.transformers.sampling import Sampling
-from lmql_backends.transformers.scoring import score_rows
-from lmql_backends.transformers.workspace import Workspace
+from lmql_backends.torch_rows.greedy import is_plain_greedy, sample_greedy
+from lmql_backends.torch_rows.row_ops import padded_width
+from lmql_backends.torch_rows.sampling import Sampling
+from lmql_backends.torch_rows.scoring import score_rows
+from lmql_backends.torch_rows.workspace import Workspace
 
 __all__ = ["TorchLogitRows", "Workspace"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dcmodel.logits import Bools, Floats, Ints, SamplePlan
-from lmql_backends.transformers.row_ops import Doubles
+from lmql_backends.torch_rows.row_ops import Doubles
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dcmodel.logits import Floats
-from lmql_backends.transformers.row_ops import Doubles
+from lmql_backends.torch_rows.row_ops import Doubles
 
 # Halvings of the range of logits; what is left between the bounds is a handful of tokens.
 HALVINGS = 14

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from dcmodel.logits import Bools, Floats, Ints, SampledRows, SamplePlan
-from lmql_backends.transformers.adjustments import adjust_few, adjust_whole, adjustments_of
-from lmql_backends.transformers.candidates import DrawSettings, draw
-from lmql_backends.transformers.nucleus import keep_nucleus
-from lmql_backends.transformers.row_ops import (
+from lmql_backends.torch_rows.adjustments import adjust_few, adjust_whole, adjustments_of
+from lmql_backends.torch_rows.candidates import DrawSettings, draw
+from lmql_backends.torch_rows.nucleus import keep_nucleus
+from lmql_backends.torch_rows.row_ops import (
     Doubles,
     block_max,
     first_argmax,
@@ -18,9 +18,9 @@ from lmql_backends.transformers.row_ops import (
     log_sum_exp,
     top,
 )
-from lmql_backends.transformers.scoring import finite_rows, no_top, top_of
-from lmql_backends.transformers.token_masks import allowed_ids, count_allowed, few_of
-from lmql_backends.transformers.workspace import Workspace
+from lmql_backends.torch_rows.scoring import finite_rows, no_top, top_of
+from lmql_backends.torch_rows.token_masks import allowed_ids, count_allowed, few_of
+from lmql_backends.torch_rows.workspace import Workspace
 
 # How many of the likeliest tokens top-p looks at before it looks at all.
 FIRST_CANDIDATES = 32

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcmodel.logits import Floats, SampledRows, SamplePlan
-from lmql_backends.transformers.scoring import no_top
-from lmql_backends.transformers.token_masks import WORD, fitted, set_bits
+from lmql_backends.torch_rows.scoring import no_top
+from lmql_backends.torch_rows.token_masks import WORD, fitted, set_bits
 
 # From this many words with an allowed token on, a part of them is looked at first.
 MANY_WORDS = 256

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dcmodel.logits import Bools, Floats, Ints, ScoredRows
-from lmql_backends.transformers.row_ops import Doubles, block_max, log_sum_exp, top
-from lmql_backends.transformers.workspace import Workspace
+from lmql_backends.torch_rows.row_ops import Doubles, block_max, log_sum_exp, top
+from lmql_backends.torch_rows.workspace import Workspace
 
 # Rows are scored in blocks of so many bytes: what several passes read stays in the cache.
 HOST_BYTES, DEVICE_BYTES = 2 << 20, 16 << 20

@@ -10,8 +10,8 @@ from fakes.sample_plans import NO_TRIPLES, make_plan, pack, random_triples
 
 from dcmodel.logits import SampledRows
 from dcmodel.mask import mask_words
-from lmql_backends.transformers.sampler import TorchLogitRows, Workspace
-from lmql_backends.transformers.scoring import _score_device, _score_host
+from lmql_backends.torch_rows.rows import TorchLogitRows, Workspace
+from lmql_backends.torch_rows.scoring import _score_device, _score_host
 
 
 def torch_rows(logits, dtype=torch.float32):
@@ -214,8 +214,8 @@ def test_scores_agree_with_the_plain_form(top_logprobs):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_targets_of_trees_are_scored_in_every_way(way, vocab_size, dtype, monkeypatch):
     # Many in a few rows, few in many rows, in rows with gaps between them, in blocks of three rows.
-    monkeypatch.setattr("lmql_backends.transformers.scoring._score_host", way)
-    monkeypatch.setattr("lmql_backends.transformers.scoring.HOST_BYTES", 3 * 4 * vocab_size)
+    monkeypatch.setattr("lmql_backends.torch_rows.scoring._score_host", way)
+    monkeypatch.setattr("lmql_backends.torch_rows.scoring.HOST_BYTES", 3 * 4 * vocab_size)
     rng = np.random.default_rng(6)
     logits = (np.round(rng.normal(0, 3, (40, vocab_size)) * 8) / 8).astype(np.float32)
     logits[7, 5], logits[12, 6] = np.nan, np.inf

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lmql_backends.transformers.token_masks import MaskAdder
+from lmql_backends.torch_rows.token_masks import MaskAdder
 
 
 class Workspace:
