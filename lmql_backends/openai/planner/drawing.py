@@ -38,9 +38,14 @@ class KnownHead:
     def local_tv(self, temperature: float) -> float:
         """Of a step that keeps an allowed draw of the model, and else draws from `allowed` alone: how far it
         is from the masked distribution, at most."""
-        own, rest = self.weights(temperature)
-        lost = rest / (math.fsum(own) + rest)
+        lost = self.part_tv(temperature)
         return (1.0 - self.mass) * lost if temperature == 1.0 else lost
+
+    def part_tv(self, temperature: float) -> float:
+        """Of a step that draws from `allowed`, and perhaps from some of the rest: how far it is from the
+        masked distribution, at most."""
+        own, rest = self.weights(temperature)
+        return rest / (math.fsum(own) + rest) if rest else 0.0
 
     def weights(self, temperature: float) -> tuple[list[float], float]:
         """Of the allowed ones, and of the rest; temperatures from 0 to 1, 0 excluded.

@@ -17,6 +17,7 @@ from lmql_backends.openai.planner.choosing import OptionTokens
 from lmql_backends.openai.planner.draft import Draft
 from lmql_backends.openai.planner.grammars import canonical_text, loosened
 from lmql_backends.openai.planner.settings import PlannerSettings
+from lmql_backends.openai.planner.shortest import ShortestTokens
 from lmql_backends.openai.planner.text_run import TextRun
 from lmql_backends.openai.runner import AskRunner
 
@@ -43,6 +44,7 @@ class Planner:
         self._tokenizer = tokenizer
         self._max_positions = max_positions
         self._options = OptionTokens()
+        self._shortest = ShortestTokens(tokenizer)
 
     def prepared(self, request: GenerateRequest) -> GenerateRequest:
         """The request as it will be run: JSON of the default layout in any white space.
@@ -71,7 +73,7 @@ class Planner:
             streams = not self.asker.capabilities.list_prompts
         try:
             questions = Questions(self.asker, sequence, streams=streams)
-            await TextRun(questions, self.settings, self._options).go()
+            await TextRun(questions, self.settings, self._options, self._shortest).go()
         finally:
             sequence.settle()
 

@@ -27,10 +27,12 @@ class Proposal:
     row: MaskRow | None = None
     """The tokens that can be drawn; None: all. Draws that a mask refuses are no loss of exactness, as long as
     all that it allows can be drawn."""
+    is_partial: bool = False
+    """It is knowingly a part of the mask."""
 
     def covers(self, mask: MaskRow | None) -> bool:
         """Whether all that `mask` allows can be drawn."""
-        if self.row is None:
+        if self.row is None or self.is_partial:
             return True
         return mask is not None and not (mask & ~self.row).any()
 

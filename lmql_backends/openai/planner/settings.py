@@ -21,8 +21,12 @@ class PlannerSettings:
     streams: bool | None = None
     """Whether answers are read as they come, and left at the first refused token. That saves tokens, and no
     request is shared then. None: where the endpoint takes no lists of prompts."""
-    max_attempts: int = 64
-    """How often a token is asked for at one place."""
+    max_attempts: int = 32
+    """How often a token is asked for at one place before the search for an exact way ends."""
+    is_strict: bool = False
+    """Whether the text then ends with an error. Otherwise a token out of a part of the mask is drawn, as
+    large as the endpoint can apply: the text is valid all the same, and its certificate says that it is not
+    exact, why, and (where that is known) within which bound."""
     max_retries: int = 8
     """How many whole answers are drawn where an answer cannot be continued."""
     loosens_json: bool = True
@@ -30,6 +34,8 @@ class PlannerSettings:
     canonical_json: bool = False
     """Whether the completion's text is JSON laid out as `json.dumps` does it, whatever the model wrote;
     `token_ids`, and the steps of the stream, are what it wrote."""
+    masks_choices: bool = True
+    """Whether a choice is drawn under a mask from the first token on, where the endpoint can."""
     uses_grammars: bool = True
     """Whether the endpoint's own grammars are used. Their answers are verified token by token."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from lmql_backends.openai.planner.drawing import KnownHead, known_head
 from lmql_backends.openai.planner.proposals import Proposal
 from lmql_backends.openai.planner.reading import FirstToken, Reading, Rejection, record_of
 from lmql_backends.openai.planner.settings import PlannerSettings
+from lmql_backends.openai.planner.shortest import ShortestTokens
 from lmql_backends.openai.planner.whole_answers import WholeAnswers
 
 SMALLEST_WINDOW = 8
@@ -48,8 +49,15 @@ class TextRun:
     mask or a list of bans where it is not.
     """
 
-    def __init__(self, questions: Questions, settings: PlannerSettings, options: OptionTokens) -> None:
+    def __init__(
+        self,
+        questions: Questions,
+        settings: PlannerSettings,
+        options: OptionTokens,
+        shortest: ShortestTokens,
+    ) -> None:
         self._options = options
+        self._shortest = shortest
         self._questions = questions
         self._draft = questions.draft
         self._account = questions.draft.account
@@ -113,7 +121,7 @@ class TextRun:
                 )
             return proposal, 1
         rule = self._draft.request.constraint
-        if not isinstance(rule, Choice):
+        if not isinstance(rule, Choice) or not self._settings.masks_choices:
             return None
         proposal = self._questions.exactly(row) if decides_at_once(self._draft, row) else None
         if proposal is not None:
@@ -140,24 +148,13 @@ class TextRun:
 
     async def _ask(self, proposal: Proposal, *, window: int, temperature: float | None = None) -> Reading:
         place = self._place
-        self._count_attempt()
+        place.attempts += 1
         reading = await self._questions.ask(
             proposal, window=window, attempt=place.attempts, temperature=temperature
         )
         if reading.rejection is not None:
             self._note(reading.rejection, is_free=not proposal.bias and proposal.row is None)
         return reading
-
-    def _count_attempt(self) -> None:
-        place = self._place
-        if place.attempts >= self._settings.max_attempts:
-            raise MaskNotRepresentableError(
-                f"the constraint refused {place.attempts} tokens at place "
-                f"{place.index - self._draft.prompt_length} of the text.",
-                remedy="Say in the prompt what is wanted, or use an endpoint that takes grammars, "
-                "allowed_token_ids or more biases.",
-            )
-        place.attempts += 1
 
     def _note(self, rejection: Rejection, *, is_free: bool) -> None:
         """What a refused token tells of its place."""
@@ -180,6 +177,9 @@ class TextRun:
         """Put a token of the masked distribution in the place of one that was refused, or learn more."""
         if self._bans_dead_ends(row):
             return
+        if self._place.attempts >= self._settings.max_attempts:
+            await self._ask_at_last(row)
+            return
         head = self._head(row)
         if head is not None and await self._draw_from(head, row):
             return
@@ -193,11 +193,45 @@ class TextRun:
         elif self._draft.sampling_now.temperature:
             await self._ask(self._questions.free(), window=self._window)
         else:
-            raise MaskNotRepresentableError(
-                "the likeliest token is refused, and the endpoint has no way to ask for another one at "
-                "temperature 0: neither its likeliest tokens nor its biases are enough.",
-                remedy="Use a temperature above 0, or an endpoint with logit_bias or top_logprobs.",
-            )
+            await self._ask_part(row)
+
+    async def _ask_at_last(self, row: MaskRow) -> None:
+        """After too many attempts. Whatever the endpoint answers, there are not many more."""
+        if self._place.attempts >= 2 * self._settings.max_attempts:
+            raise self._not_found()
+        proposal = self._questions.exactly(row)
+        if proposal is None:
+            await self._ask_part(row)
+        else:
+            await self._ask(proposal, window=1)
+
+    async def _ask_part(self, row: MaskRow) -> None:
+        """The end of exactness: a token out of as much of the mask as the endpoint can apply."""
+        questions, place = self._questions, self._place
+        if self._settings.is_strict:
+            raise self._not_found()
+        room = questions.means.most_bans - len(questions.added)
+        seen = frozenset(item.token_id for item in place.tops or ())
+        part = self._shortest.part(row, room, first=seen)
+        proposal = None if part is None else questions.exactly(part)
+        if proposal is None:
+            raise self._not_found()
+        warmth, head = self._draft.sampling_now.temperature, self._head(row)
+        bound = None if head is None or not warmth else head.part_tv(warmth)
+        self._account.inexact(
+            f"where a mask could not be applied, only {room} of its tokens could be drawn", bound
+        )
+        await self._ask(replace(proposal, is_partial=True), window=1)
+
+    def _not_found(self) -> MaskNotRepresentableError:
+        place, draft = self._place, self._draft
+        again = "" if draft.sampling_now.temperature else "at temperature 0 it gives the same again; "
+        return MaskNotRepresentableError(
+            f"{place.attempts} times the constraint refused what the endpoint gave at place "
+            f"{place.index - draft.prompt_length} of the text; {again}the mask is larger than what it takes.",
+            remedy="Say in the prompt what is wanted, use a temperature above 0, or an endpoint that takes "
+            "grammars, allowed_token_ids or more biases.",
+        )
 
     def _bans_dead_ends(self, row: MaskRow) -> bool:
         """Ban what the mask allows and the constraint refused all the same; whether there was any."""
@@ -252,7 +286,7 @@ class TextRun:
     async def _ask_the_rest(self, head: KnownHead, bans: Proposal, row: MaskRow) -> None:
         """Draw one of the unlikely tokens. It is taken or thrown away; both are right."""
         warmth = self._draft.sampling_now.temperature
-        self._count_attempt()
+        self._place.attempts += 1
         first = FirstToken(self._draft, bans)
         await self._questions.ask(
             bans, window=1, attempt=self._place.attempts, temperature=1.0, reading=first

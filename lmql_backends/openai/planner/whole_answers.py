@@ -25,7 +25,7 @@ class WholeAnswers:
         self._settings = settings
 
     async def by_grammar(self) -> Rejection | None:
-        """The whole text under the endpoint's own grammar, where it has one. What is valid of it is kept; what
+        """The whole text under the endpoint's own grammar, if it has one. What is valid of it is kept; what
         was not is returned."""
         questions, account = self._questions, self._draft.account
         if not self._settings.uses_grammars or self._draft.output_length or self._draft.is_complete:

@@ -169,3 +169,21 @@ async def test_chats_that_cannot_be_continued_give_the_model_given_the_constrain
 def is_complete(rule, ids) -> bool:
     matcher = rule.compile(TOKENIZER).matcher()
     return matcher.advance(ids) == len(ids) and matcher.is_accepting
+
+
+async def test_a_part_of_a_mask_is_within_its_bound() -> None:
+    letters = TOKENIZER.encode("abcdefgh")
+    able = replace(FEW, max_bias_entries=40)
+    rule = Regex("[a-z ]+")
+    api = ApiModel(model=Leaning(MODEL, letters, 2.0), tokenizer=TOKENIZER, capabilities=able)
+    asked = replace(request(rule), max_tokens=1)
+    counts, completions = await Planned(api, window=1, max_attempts=1).counts(asked, 4_000)
+    parts = [item.certificate for item in completions if not item.certificate.exact]
+    assert 0 < len(parts) < len(completions), "a free draw that is valid is exact"
+    assert all(item.certificate.valid for item in completions)
+    assert all("only 40 of its tokens could be drawn" in item.detail for item in parts)
+    bounds = [item.bound for item in parts]
+    assert all(bound is not None and 0.0 < bound < 1.0 for bound in bounds)
+    expected = texts_of(api.model, TOKENIZER, PROMPT, rule, max_tokens=1)
+    found = total_variation(counts, expected)
+    assert noise(expected, 4_000) < found <= max(bounds) + noise(expected, 4_000)

@@ -274,6 +274,41 @@ async def test_what_the_endpoint_cannot_do_is_refused_with_the_reason(able, samp
         await Planned(api(able)).complete(asked)
 
 
+UNSHOWN = replace(FEW, max_top_logprobs=0, shows_logprobs=False)
+NUMBERS = Leaning(
+    MODEL, [item for item in range(4, TOKENIZER.vocab_size) if not TOKENIZER.decode([item]).islower()], 40.0
+)
+
+
+async def test_a_mask_that_cannot_be_applied_is_an_error_where_it_has_to_be_exact() -> None:
+    able, rule = replace(UNSHOWN, max_bias_entries=40), Regex("[a-z ]{20,}")
+    loose = await Planned(api(able, NUMBERS)).complete(request(rule))
+    assert loose.certificate.valid or loose.finish_reason == "length"
+    assert not loose.certificate.exact
+    assert (loose.certificate.bound, loose.certificate.semantics) == (None, "local")
+    assert "only 40 of its tokens could be drawn" in loose.certificate.detail
+    with pytest.raises(MaskNotRepresentableError, match="the mask is larger than what it takes"):
+        await Planned(api(able, NUMBERS), is_strict=True).complete(request(rule))
+
+
+async def test_fewer_biases_than_there_are_ways_on_are_an_error() -> None:
+    able = replace(UNSHOWN, max_bias_entries=20)
+    with pytest.raises(MaskNotRepresentableError, match="the mask is larger"):
+        await Planned(api(able, NUMBERS)).complete(request(Regex("[a-z ]{20,}")))
+
+
+async def test_an_endpoint_without_regard_for_biases_is_not_asked_for_ever() -> None:
+    made = api(OPENAI_COMPLETIONS)
+    ask = made.ask
+
+    async def deaf(asked):
+        return await ask(replace(asked, bias={}))
+
+    made.ask = deaf
+    with pytest.raises(MaskNotRepresentableError, match="64 times"):
+        await Planned(made, max_attempts=32).complete(request(Regex("[~]{20,}|[|]+")))
+
+
 async def test_parameters_that_no_endpoint_has_are_refused_at_the_door() -> None:
     asked = replace(request(RULES["regex"]), sampling=SamplingParams(temperature=1.0, top_k=5))
     with pytest.raises(CapabilityError, match="top_k"):
