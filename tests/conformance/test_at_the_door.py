@@ -11,6 +11,8 @@ from conformance.requests import Gate, prompt_ids, request, run_one
 from dcmodel.errors import ContextLengthError, InvalidRequestError, ModelClosedError, TokenRangeError
 from dcmodel.types import GenerateRequest, SamplingParams
 
+pytestmark = pytest.mark.feature("generate")
+
 
 @pytest.mark.parametrize(
     ("options", "named"),

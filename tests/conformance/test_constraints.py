@@ -24,6 +24,8 @@ from dcmodel.constraints import (
 from dcmodel.errors import ConstraintRuntimeError, DcModelError, DeadEndError, InvalidConstraintError
 from dcmodel.types import FinishReason, ScoreRequest
 
+pytestmark = pytest.mark.feature("constraints")
+
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -129,6 +131,7 @@ async def test_the_score_of_a_constrained_text_is_the_sum_of_its_raw_steps(case,
     np.testing.assert_allclose(scored.logprobs, steps, atol=2 * case.tolerance, rtol=0)
 
 
+@pytest.mark.feature("masks")
 async def test_a_callers_function_is_the_mask(case, model):
     allowed = [sorted({40 + step, 50 + step, 60 + step}) for step in range(5)]
 
@@ -198,6 +201,7 @@ async def test_a_failing_constraint_fails_alone(case, model):
         assert_same(await stream.completion(), alone, 2 * case.tolerance)
 
 
+@pytest.mark.feature("masks")
 async def test_a_token_set_allows_only_its_tokens(case, model):
     constraint = TokenSet(range(40, 60))
     completion = await run_one(model, request(model, "yes", constraint=constraint, temperature=2.0, seed=1))
@@ -205,6 +209,7 @@ async def test_a_token_set_allows_only_its_tokens(case, model):
     assert set(completion.token_ids) <= set(range(40, 60)) | eos
 
 
+@pytest.mark.feature("masks")
 async def test_log_probabilities_in_a_mixed_batch_equal_the_reference(case, model):
     """Decoding rows, runs of forced tokens and chunks of prompts lie side by side in these steps."""
     if case.reference is None:

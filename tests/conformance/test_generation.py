@@ -10,6 +10,8 @@ from conformance.requests import PROMPTS, Gate, assert_same, mixed_requests, req
 
 from dcmodel.types import FinishReason, ScoreRequest
 
+pytestmark = pytest.mark.feature("generate")
+
 TWICE = 2.0  # both sides of a comparison may be off by the tolerance
 
 
@@ -88,6 +90,7 @@ async def test_more_requests_than_fit_wait_or_are_recomputed(case, open_model):
         assert_same(left, right, TWICE * case.tolerance)
 
 
+@pytest.mark.feature("streaming")
 async def test_a_stream_is_its_completion(case, model):
     item = request(model, PROMPTS[0], max_tokens=16, temperature=1.0, seed=3)
     stream = model.generate(item)
@@ -129,6 +132,7 @@ async def test_the_context_ends_a_generation(case, open_model):
     assert (completion.finish_reason, completion.stop_reason) == (FinishReason.LENGTH, "context")
 
 
+@pytest.mark.feature("streaming")
 async def test_stop_strings_end_across_token_borders(case, model):
     free = await run_one(model, request(model, PROMPTS[0], max_tokens=24))
     text = free.text
@@ -144,6 +148,7 @@ async def test_stop_strings_end_across_token_borders(case, model):
     assert "".join([step.text async for step in stream]) == before
 
 
+@pytest.mark.feature("streaming")
 async def test_a_stream_gives_whole_characters_only(case, model):
     for seed in range(4):
         stream = model.generate(request(model, PROMPTS[6], temperature=2.0, seed=seed, max_tokens=30))
@@ -156,6 +161,7 @@ async def test_a_stream_gives_whole_characters_only(case, model):
         assert "".join(step.text for step in steps) == whole.decode("utf-8", errors="replace")
 
 
+@pytest.mark.feature("cancel")
 async def test_cancelling_takes_effect_within_one_step_and_hurts_nobody(case, model):
     neighbour_request = request(model, PROMPTS[1], max_tokens=20, ignore_eos=True)
     alone = await run_one(model, neighbour_request)
@@ -174,6 +180,7 @@ async def test_cancelling_takes_effect_within_one_step_and_hurts_nobody(case, mo
     assert (await run_one(model, neighbour_request)).token_ids == alone.token_ids
 
 
+@pytest.mark.feature("cancel")
 async def test_a_cancelled_request_frees_its_place(case, open_model):
     model = open_model(max_sequences=1)
     gate = Gate(after=2)
@@ -186,6 +193,7 @@ async def test_a_cancelled_request_frees_its_place(case, open_model):
     assert gate.reached <= 3
 
 
+@pytest.mark.feature("cancel")
 async def test_a_dropped_stream_is_cancelled(case, model):
     gate = Gate(after=2)
     stream = model.generate(request(model, PROMPTS[0], max_tokens=300, constraint=gate.constraint()))

@@ -12,6 +12,8 @@ from dcmodel.constraints import Choice, JsonSchema, NotIn, Regex
 from dcmodel.errors import ConstraintViolationError, InvalidRequestError, TokenRangeError
 from dcmodel.types import FinishReason
 
+pytestmark = pytest.mark.feature("streaming")
+
 SCHEMA = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 5}, "age": {"type": "integer"}},
@@ -107,6 +109,7 @@ async def test_resumed_token_ids_out_of_range_are_refused(model):
         model.generate(replace(request(model, "yes"), resumed=(wrong,)))
 
 
+@pytest.mark.feature("cancel")
 async def test_a_resumed_stream_can_be_cancelled(model):
     item = request(model, "yes", max_tokens=100, ignore_eos=True, temperature=1.0)
     whole = await run_one(model, replace(item, max_tokens=5))
@@ -118,6 +121,7 @@ async def test_a_resumed_stream_can_be_cancelled(model):
     assert completion.finish_reason in (FinishReason.CANCELLED, FinishReason.LENGTH)
 
 
+@pytest.mark.feature("sessions")
 async def test_another_attempt_draws_another_number_and_the_same_one_again(model):
     item = request(model, "The quick brown", temperature=2.0, seed=9, max_tokens=20)
     session = await model.session(item)
@@ -131,6 +135,7 @@ async def test_another_attempt_draws_another_number_and_the_same_one_again(model
     assert drawn[0] == first.token_ids[0], "attempt 0 is what a stream draws"
 
 
+@pytest.mark.feature("sessions")
 async def test_known_log_probabilities_are_those_of_the_completion(case, model):
     session = await model.session(request(model, "yes"))
     await session.step()

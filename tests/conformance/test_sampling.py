@@ -11,6 +11,8 @@ from conformance.requests import PROMPTS, assert_same, mixed_requests, prompt_id
 
 from dcmodel.constraints import TokenSet
 
+pytestmark = pytest.mark.feature("generate")
+
 DRAWS = 2000
 
 
@@ -118,6 +120,7 @@ async def test_penalties_and_bias_change_greedy_as_defined(case, model):
         output[token_id] += 1
 
 
+@pytest.mark.feature("masks")
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 async def test_top_logprobs_before_and_after_the_mask(case, model, temperature):
     reference = require_reference(case)

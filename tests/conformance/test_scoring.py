@@ -9,6 +9,8 @@ from conformance.requests import PROMPTS, mixed_requests, prompt_ids, request, r
 from dcmodel.errors import ContextLengthError, TokenRangeError
 from dcmodel.types import ScoreRequest
 
+pytestmark = pytest.mark.feature("score")
+
 
 def continuations(model) -> tuple[tuple[int, ...], ...]:
     texts = (

@@ -12,6 +12,8 @@ from dcmodel.errors import InvalidRequestError
 from dcmodel.model import DcModel
 from dcmodel.types import ScoreRequest, ScoreResult
 
+pytestmark = pytest.mark.feature("score")
+
 
 def random_candidates(seed: int, count: int, *, letters: int = 4, longest: int = 6):
     """Few different tokens, so that starts are shared and some candidates begin, or equal, others."""
@@ -172,6 +174,7 @@ async def test_the_prompts_own_log_probabilities(case, model, open_model):
         np.testing.assert_allclose(left.logprobs, right.logprobs, atol=2 * case.tolerance, rtol=0)
 
 
+@pytest.mark.feature("cancel")
 async def test_a_cancelled_score_frees_its_place(case, open_model):
     model = open_model(max_sequences=2)
     prompt = prompt_ids(model, PROMPTS[4])

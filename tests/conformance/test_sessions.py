@@ -14,6 +14,8 @@ from dcmodel.mask import TokenMask
 from dcmodel.session import Session
 from dcmodel.types import FinishReason, GenerateRequest, SamplingParams, ScoreRequest
 
+pytestmark = pytest.mark.feature("sessions")
+
 REQUESTS = {
     "greedy": {},
     "seeded": {"temperature": 1.0, "seed": 11},
@@ -73,6 +75,7 @@ async def test_what_was_appended_is_scored(case, model):
     assert (await longer.step()).token_id == step.token_id
 
 
+@pytest.mark.feature("masks")
 async def test_distributions_are_the_reference(case, model):
     if case.reference is None:
         pytest.skip(f"{case.name} has no plain reference")
@@ -102,6 +105,7 @@ async def test_distributions_are_the_reference(case, model):
         session.append([(7, 9, 11)[len(session.token_ids)]])
 
 
+@pytest.mark.feature("masks")
 async def test_a_constraint_and_a_mask_hold_together(model):
     session = await model.session(request(model, PROMPTS[0], constraint=Choice(["yes", "no"])))
     tokenizer = model.tokenizer
@@ -182,6 +186,7 @@ async def test_thousands_of_idle_sessions_cost_no_kv(case, open_model):
     assert late.token_ids.tolist() == expected[0].token_ids.tolist()
 
 
+@pytest.mark.feature("masks")
 async def test_next_tokens_each_under_its_own_mask(case, model):
     prefixes = [prompt_ids(model, text) for text in PROMPTS] * 2
     masks = [None if place % 3 == 0 else [place, place + 20, 200 + place] for place in range(16)]
@@ -199,6 +204,7 @@ async def test_next_tokens_each_under_its_own_mask(case, model):
     assert await model.next_tokens([]) == []
 
 
+@pytest.mark.feature("cancel")
 async def test_a_cancelled_step_leaves_the_session_as_it_was(model):
     item = request(model, PROMPTS[4] * 3, temperature=1.0, seed=6, ignore_eos=True)
     expected = await run_one(model, item)
@@ -235,6 +241,7 @@ async def test_what_ends_a_session_can_be_taken_back(model):
     assert session.completion().finish_reason is FinishReason.LENGTH
 
 
+@pytest.mark.feature("masks")
 async def test_a_callers_own_function_may_be_a_constraint(model):
     digits = model.tokenizer.encode("123")
 
