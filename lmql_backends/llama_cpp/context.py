@@ -10,6 +10,7 @@ import numpy as np
 
 from dcmodel.errors import EngineError
 from dcmodel.logits import Floats
+from lmql_backends.llama_cpp.adapters import Applied
 from lmql_backends.llama_cpp.batch import BatchBuffers, DecodeBatch
 from lmql_backends.llama_cpp.model import LlamaModel
 
@@ -39,7 +40,13 @@ class LlamaContext:
         self._address = 0
         self._views: dict[int, Floats] = {}
         """Of the buffer at that address, by number of rows."""
+        self._applied: Applied = ()
+        self._wished: Applied = ()
         self._finalizer = weakref.finalize(self, self._c.llama_free, handle)
+
+    def use_adapters(self, adapters: Applied) -> None:
+        """What the next decodes compute with. A change costs the planning of new graphs."""
+        self._wished = adapters
 
     def decode(self, batch: DecodeBatch) -> Floats:
         """Logits ``[len(batch.wanted), vocab_size]``: the library's own buffer, valid until the next call.
@@ -54,7 +61,12 @@ class LlamaContext:
             )
         lib = self.model.lib
         lib.clear_errors()
-        code = self._buffers.decode(batch, self.handle)
+        if self._wished == self._applied:
+            code = self._buffers.decode(batch, self.handle)
+        else:  # it walks over the model's list of adapters
+            with self.model.adapters_lock:
+                self._apply()
+                code = self._buffers.decode(batch, self.handle)
         if code:
             reason = lib.reason()
             raise EngineError(
@@ -63,6 +75,20 @@ class LlamaContext:
         if not rows:
             return np.zeros((0, self._width), dtype=np.float32)
         return self._rows(rows)
+
+    def drop_adapters(self) -> None:
+        """Let go of those that the last decode used, so that they may be freed."""
+        with self.model.adapters_lock:
+            self._wished = ()
+            self._apply()
+
+    def _apply(self) -> None:
+        count = len(self._wished)
+        handles = (self._c.llama_adapter_lora_p_ctypes * count)(*(handle for handle, _ in self._wished))
+        scales = (ctypes.c_float * count)(*(scale for _, scale in self._wished))
+        if self._c.llama_set_adapters_lora(self.handle, handles, count, scales):
+            raise EngineError(f"llama.cpp cannot apply an adapter: {self.model.lib.reason()}.")
+        self._applied = self._wished
 
     def _rows(self, count: int) -> Floats:
         """The library's buffer as an array; it lies where it lay, unless it had to grow."""

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dcmodel.adapters import BASE, LoadedAdapter
 from dcmodel.engine import Capabilities, Engine, GenerateBatch, Span, check_span
 from dcmodel.logits import Floats
 from dcmodel.sampler import NumpyLogitRows
 from lmql_backends.llama_cpp.batch import DecodeBatch, count_leaves, leaf_sequences
 from lmql_backends.llama_cpp.cells import CellCount, Run
 from lmql_backends.llama_cpp.context import EVERYTHING, LlamaContext
+from lmql_backends.llama_cpp.mounted_adapters import MountedAdapters
 
 
 @dataclass(slots=True, eq=False)
@@ -25,16 +27,23 @@ class Held:
     run: Run | None = None
     in_context: int = 0
     """How many of its tokens the context holds; the others are computed again when they are needed."""
+    adapter: int = BASE
+    """What computes it."""
 
 
 class LlamaCppEngine(Engine):
-    """Computes ragged batches with one `llama_decode` each.
+    """Computes ragged batches with one `llama_decode` each (one for each adapter in it).
 
     A sequence keeps its token ids: what the context lost, or never could keep, is computed again from them.
     """
 
     def __init__(
-        self, context: LlamaContext, capabilities: Capabilities, *, stream_tokens: int | None = None
+        self,
+        context: LlamaContext,
+        capabilities: Capabilities,
+        adapters: MountedAdapters,
+        *,
+        stream_tokens: int | None = None,
     ) -> None:
         """`stream_tokens`: how many cells each sequence has for itself; None where all share one cache.
 
@@ -45,6 +54,7 @@ class LlamaCppEngine(Engine):
         # A copy of a part shares its cells; elsewhere the whole is copied, and cut where that is possible.
         self._shares_parts = capabilities.can_copy and stream_tokens is None
         self._context = context
+        self._adapters = adapters
         first = capabilities.max_sequences
         self._leaves = range(first, first + capabilities.max_branch_tokens)
         self._free = list(range(first - 1, -1, -1))
@@ -78,6 +88,7 @@ class LlamaCppEngine(Engine):
                 f"{len(held.token_ids)} and has room for {held.room}."
             )
         held.token_ids = origin.token_ids[:length]
+        held.adapter = origin.adapter
         self._promised -= length
         if length <= origin.in_context:
             self._context.share(source, target, length if self._shares_parts else EVERYTHING)
@@ -112,12 +123,22 @@ class LlamaCppEngine(Engine):
         for span in batch.spans:
             held = self._held[span.sequence]
             check_span(span, len(held.token_ids), held.room, self.capabilities)
+            held.adapter = span.adapter
         rows = self._compute(batch.spans)
         if rows.size and np.isnan(rows[:, 0]).any():
             rows = self._compute_apart(batch.spans)
         for span in batch.spans:
             self._extend(self._held[span.sequence], span.token_ids)
         return NumpyLogitRows(rows)
+
+    def read_adapter(self, source: str) -> LoadedAdapter:
+        return self._adapters.read(source)
+
+    def mount_adapter(self, adapter: int, loaded: LoadedAdapter) -> None:
+        self._adapters.mount(adapter, loaded)
+
+    def unmount_adapter(self, adapter: int) -> None:
+        self._adapters.unmount(adapter)
 
     def close(self) -> None:
         self._held.clear()
@@ -139,16 +160,31 @@ class LlamaCppEngine(Engine):
     def _compute(self, spans: list[Span]) -> Floats:
         """The rows of the spans; on a failure the context holds of them what it held before."""
         try:
-            for span in spans:
-                self._catch_up(span.sequence)
-            parts = self._parts(spans)
-            if len(parts) == 1:
-                return self._decode(parts[0])
-            return np.concatenate([self._decode(part).copy() for part in parts])
+            groups = self._adapters.groups(spans)
+            if len(groups) == 1:
+                return self._compute_group(next(iter(groups)), spans)
+            found: list[Floats] = [np.zeros((0, 0), dtype=np.float32)] * len(spans)
+            for adapter, places in groups.items():
+                group = [spans[place] for place in places]
+                rows = self._compute_group(adapter, group).copy()
+                ends = np.cumsum([span.num_rows for span in group])
+                for place, part in zip(places, np.split(rows, ends[:-1]), strict=True):
+                    found[place] = part
+            return np.concatenate(found)
         except BaseException:
             for span in spans:
                 self._forget_from(span.sequence, span.start)
             raise
+
+    def _compute_group(self, adapter: int, spans: list[Span]) -> Floats:
+        """The rows of spans that share an adapter."""
+        self._adapters.use(adapter)
+        for span in spans:
+            self._catch_up(span.sequence)
+        parts = self._parts(spans)
+        if len(parts) == 1:
+            return self._decode(parts[0])
+        return np.concatenate([self._decode(part).copy() for part in parts])
 
     def _parts(self, spans: list[Span]) -> list[list[Span]]:
         """Cut the batch where its branches have more leaves than there are sequences for them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,20 @@ def local_file(name: str, extra: Mapping[str, Any]) -> Path:
     if kind:
         raise ModelLoadError(f"{path} is {kind}.", remedy=remedy)
     return path
+
+
+def adapter_file(name: str) -> Path:
+    """A GGUF file (also of the Hub: org/repo/file.gguf) or a folder with an adapter.
+
+    Raises `ModelNotFoundError` and `MissingDependencyError`.
+    """
+    path = Path(name).expanduser()
+    return path if path.is_dir() else _find(name, {})
+
+
+def all_files(first: Path) -> Iterator[Path]:
+    """Of a model in several files: all of them."""
+    return (first.parent / name for name in _all_shards(first.name))
 
 
 def _find(name: str, extra: Mapping[str, Any]) -> Path:

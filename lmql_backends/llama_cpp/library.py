@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,12 +27,19 @@ KEPT_MESSAGES = 8
 WAIT_POLICY = "OMP_WAIT_POLICY"
 
 
+class _Said(threading.local):
+    """To each thread: an adapter may be read while another thread decodes."""
+
+    def __init__(self) -> None:
+        self.errors: deque[str] = deque(maxlen=KEPT_MESSAGES)
+
+
 class Library:
     """The bindings as `c`, and what the library said when something failed."""
 
     def __init__(self, bindings: Any) -> None:
         self.c = bindings
-        self._errors: deque[str] = deque(maxlen=KEPT_MESSAGES)
+        self._said = _Said()
         # Referenced for as long as the library may call it, which is always.
         self._callback = bindings.llama_log_callback(self._take)
         # The package's own callback prints to standard error.
@@ -40,16 +48,16 @@ class Library:
 
     def clear_errors(self) -> None:
         """Forget what was said so far; `reason` then speaks of the next call only."""
-        self._errors.clear()
+        self._said.errors.clear()
 
     def reason(self) -> str:
         """The first error since `clear_errors`, which is nearest to the cause; empty if there was none."""
-        return next(iter(self._errors), "")
+        return next(iter(self._said.errors), "")
 
     def _take(self, level: int, text: bytes, _: object) -> None:
         message = text.decode("utf-8", errors="replace").strip()
         if level == ERROR and message:
-            self._errors.append(message.partition(": ")[2] or message)
+            self._said.errors.append(message.partition(": ")[2] or message)
         if message.strip("."):
             logger.log(LEVELS.get(level, logging.DEBUG), "%s", message)
 

@@ -8,7 +8,7 @@ from dcmodel.backend import LoadedEngine, LoadOptions
 from dcmodel.engine import Capabilities
 from dcmodel.errors import ModelLoadError
 from dcmodel.types import ModelInfo
-from lmql_backends.llama_cpp.adapters import load_adapters
+from lmql_backends.llama_cpp.adapters import AdapterFiles, open_adapters
 from lmql_backends.llama_cpp.checks import refuse_unfit
 from lmql_backends.llama_cpp.context import LlamaContext
 from lmql_backends.llama_cpp.engine import LlamaCppEngine
@@ -16,6 +16,7 @@ from lmql_backends.llama_cpp.hub import local_file
 from lmql_backends.llama_cpp.library import library
 from lmql_backends.llama_cpp.limits import check_memory, choose_capabilities, trained_positions
 from lmql_backends.llama_cpp.model import LlamaModel, open_model
+from lmql_backends.llama_cpp.mounted_adapters import MountedAdapters
 from lmql_backends.llama_cpp.options import LlamaOptions
 from lmql_backends.llama_cpp.tokenizer import chat_template, load_tokenizer
 
@@ -37,8 +38,9 @@ def load(name: str, options: LoadOptions) -> LoadedEngine:
     except BaseException:
         model.close()
         raise
+    files = AdapterFiles(model)
     try:
-        load_adapters(model, context.handle, options.extra.get("lora"))
+        adapters = MountedAdapters(context, files, open_adapters(files, options.extra.get("lora")))
     except BaseException:
         context.close()
         raise
@@ -46,6 +48,7 @@ def load(name: str, options: LoadOptions) -> LoadedEngine:
         engine=LlamaCppEngine(
             context,
             capabilities,
+            adapters,
             stream_tokens=None if chosen.is_unified else capabilities.max_positions,
         ),
         tokenizer=tokenizer,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -26,10 +27,23 @@ class LlamaModel:
         self.lib = lib
         self.handle = handle
         self.vocab = lib.c.llama_model_get_vocab(handle)
+        self.adapters_lock = threading.Lock()
+        """Held while the library reads or changes the model's list of adapters."""
+        self.dropped: deque[Any] = deque()
+        """Adapters that nobody refers to any more."""
         self._finalizer = weakref.finalize(self, lib.c.llama_model_free, handle)
 
     def close(self) -> None:
-        self._finalizer()
+        """Its adapters go with it."""
+        with self.adapters_lock:
+            self._finalizer()
+
+    def free_dropped(self) -> None:
+        """With the lock held, and none of them in use in a context."""
+        while self.dropped:
+            handle = self.dropped.popleft()
+            if self._finalizer.alive:
+                self.lib.c.llama_adapter_lora_free(handle)
 
     @cached_property
     def metadata(self) -> Mapping[str, str]:
