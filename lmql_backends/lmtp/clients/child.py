@@ -49,7 +49,7 @@ async def _serve(control: socket.socket) -> None:
     watch = partial(_watch, control, lambda sock: loop.call_soon_threadsafe(arrivals.put_nowait, sock))
     threading.Thread(target=watch, name="dcmodel-parent", daemon=True).start()
     try:
-        models = await asyncio.to_thread(_load, spec)
+        models = await asyncio.to_thread(load_models, spec)
     except DcModelError as error:
         send_frame(control, _encoded(error))
         return
@@ -65,7 +65,8 @@ async def _serve(control: socket.socket) -> None:
         await channel.open(await arrivals.get())
 
 
-def _load(spec: ChildSpec) -> Models:
+def load_models(spec: ChildSpec) -> Models:
+    """What the spec says; blocks. Raises what loading raises."""
     if spec.factory:
         module, _, name = spec.factory.partition(":")
         made = getattr(import_module(module), name)(spec)
@@ -100,7 +101,7 @@ class Channel:
     """One connection of the parent's."""
 
     def __init__(self, models: Models, on_closed: Callable[[Channel], None]) -> None:
-        limits = ConnectionLimits(max_frame_bytes=MAX_FRAME_BYTES)
+        limits = ConnectionLimits(max_frame_bytes=MAX_FRAME_BYTES, mount_from=None)
         self._connection = ServerConnection(models, self._send, limits)
         self._protocol = FrameProtocol(self._on_frame, self._on_end, self._on_full)
         self._on_closed = on_closed

@@ -7,7 +7,7 @@ that a client sends ends the connection, or any other conversation than the one 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
@@ -26,6 +26,7 @@ from lmql_backends.lmtp.protocol.messages import (
     GoAway,
     Hello,
     Look,
+    Mount,
     NextTokens,
     Open,
     Rollback,
@@ -33,6 +34,7 @@ from lmql_backends.lmtp.protocol.messages import (
     ServerMessage,
     Settle,
     Step,
+    Unmount,
     Welcome,
 )
 from lmql_backends.lmtp.server import questions
@@ -44,7 +46,7 @@ from lmql_backends.lmtp.server.questions import Answerer, Question
 from lmql_backends.lmtp.server.sessions import Forking, Refused, RemoteSession
 from lmql_backends.lmtp.server.streams import TokenStream
 
-A = TypeVar("A", Describe, GetTokenizer, Score, NextTokens)
+A = TypeVar("A", Describe, GetTokenizer, Score, NextTokens, Mount, Unmount)
 RETRY_AFTER = 1.0
 """Seconds, for a client that has too much open, or that a server which ends has sent away."""
 
@@ -103,6 +105,11 @@ class ServerConnection:
         """Whether nothing runs and everything is sent. A session between two steps is idle."""
         return not self._desk.tasks and self._outbox.is_empty
 
+    @property
+    def tasks(self) -> Set[asyncio.Task[None]]:
+        """What runs now: streams and questions until their end, sessions during their steps."""
+        return frozenset(self._desk.tasks)
+
     async def wait_idle(self) -> None:
         """Until nothing runs; with streams that have no credit, that may be never."""
         while self._desk.tasks:
@@ -142,6 +149,10 @@ class ServerConnection:
                 self._ask(message, questions.score)
             case NextTokens():
                 self._ask(message, questions.next_tokens)
+            case Mount():
+                self._ask(message, questions.mount)
+            case Unmount():
+                self._ask(message, questions.unmount)
             case Fork():
                 self._fork(message)
             case Append() | Rollback() | Step() | Look() | Settle():

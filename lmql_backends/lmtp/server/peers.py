@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from typing import ClassVar
 
@@ -61,6 +62,11 @@ class MessagePeer(Peer):
         self._codec = codec
         self._send = send
         self._connection = ServerConnection(models, self._send_messages, limits)
+
+    @property
+    def tasks(self) -> Set[asyncio.Task[None]]:
+        """What runs now: streams and questions until their end, sessions during their steps."""
+        return self._connection.tasks
 
     def receive(self, frame: Frame) -> None:
         messages, bad = self._codec.decode_client(frame)
