@@ -19,6 +19,7 @@ from lmql_backends.lmtp.commands.serve_arguments import (
     tls_of,
 )
 from lmql_backends.lmtp.commands.serving_double import add_double_arguments, double_of
+from lmql_backends.lmtp.commands.serving_ray import add_ray_arguments, serve_ray, wants_ray
 from lmql_backends.lmtp.commands.serving_workers import add_worker_arguments, serve_workers, wants_workers
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ EPILOG = """examples:
   dcmodel serve --allow-model a=org/a --allow-model b=org/b --max-models 1
                                                     loaded when they are asked for, one at a time
   dcmodel serve path/to/model --workers 4           four processes and a balancer before them
+  dcmodel serve path/to/model --ray --autoscale 1:4 as an application of Ray Serve
   dcmodel serve --limits openai --faults plan.json  a strict OpenAI that fails as planned
   dcmodel serve --host 0.0.0.0 --token-file token.txt --tls-cert cert.pem --tls-key key.pem
 
@@ -57,6 +59,7 @@ def add_parser(commands: Any) -> None:
     add_network_arguments(parser)
     add_limit_arguments(parser)
     add_worker_arguments(parser)
+    add_ray_arguments(parser)
     add_double_arguments(parser)
     parser.set_defaults(execute=execute)
 
@@ -68,6 +71,8 @@ def execute(arguments: argparse.Namespace, output: Output) -> int:
     from lmql_backends.lmtp.server.logs import log_no_more, log_to
 
     settings_of(arguments).check_exposure(arguments.host)
+    if wants_ray(arguments):
+        return serve_ray(arguments, output)
     double = double_of(arguments)
     if wants_workers(arguments):
         return serve_workers(arguments, output)
