@@ -50,10 +50,10 @@ class _Work:
 class Step:
     """Runs batches on one engine; keeps the buffers between steps."""
 
-    def __init__(self, engine: Engine, vocab_size: int) -> None:
-        """`vocab_size`: the larger of the engine's and the tokenizer's."""
+    def __init__(self, engine: Engine, vocab_size: int, masks: MaskFiller | None = None) -> None:
+        """`vocab_size`: the larger of the engine's and the tokenizer's. `masks`: what fills them."""
         self._engine = engine
-        self._masks = MaskFiller(vocab_size)
+        self._masks = MaskFiller(vocab_size) if masks is None else masks
 
     def run(self, batch: GenerateBatch, active: list[Sequence]) -> None:
         """Compute, draw, commit. A sequence that fails gets its `error`; the others go on."""
