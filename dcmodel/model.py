@@ -118,8 +118,9 @@ class DcModel(ABC):
         raise CapabilityError(f"{type(self).__name__} has no adapters.")
 
     async def unmount_adapter(self, name: str) -> None:
-        """Forget an adapter: new requests cannot name it; those that run with it end as they would have, and
-        then its memory is free. Raises `AdapterNotFoundError`."""
+        """Forget an adapter: new requests cannot name it; those that run with it, and open sessions and
+        their forks, go on as they would have. When the last of them is gone, its memory is free: on return,
+        where nothing used it. Raises `AdapterNotFoundError`."""
         raise CapabilityError(f"{type(self).__name__} has no adapters.")
 
     @abstractmethod

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import secrets
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -23,8 +23,10 @@ from dcmodel.local.stream import LocalStream
 from dcmodel.local.turns import Turns
 from dcmodel.mask import TokenMask, check_token_ids
 from dcmodel.model import DcModel, GenerateStream
+from dcmodel.scheduling.bounds import SequenceBounds
+from dcmodel.scheduling.mounted import MountedAdapter
 from dcmodel.scheduling.runner import SequenceRunner
-from dcmodel.scheduling.sequence import Sequence, SequenceBounds
+from dcmodel.scheduling.sequence import Sequence
 from dcmodel.scheduling.session_sequence import SessionSequence
 from dcmodel.types import GenerateRequest, ModelInfo, ScoreRequest
 from dctokenizers import Tokenizer
@@ -71,10 +73,11 @@ class SequenceModel(DcModel):
     async def session(self, request: GenerateRequest) -> LocalSession:
         self._check_generation(request)
         loop = asyncio.get_running_loop()
+        mounted = self._mounted(request.adapter)
 
         def make() -> SessionSequence:
             caller_loop.set(loop)
-            return self._session_sequence(request, self._matchers.matcher(request))
+            return self._session_sequence(request, self._matchers.matcher(request), mounted)
 
         # A caller's function is never called on an event loop, and compiling never blocks one.
         is_ready = self._matchers.is_ready(request)
@@ -90,8 +93,7 @@ class SequenceModel(DcModel):
 
     def _compile_and_start(self, stream: LocalStream, request: GenerateRequest) -> None:
         """Compiling never blocks the caller's loop nor a running batch."""
-        loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._compilers, functools.partial(self._sequence, request, loop))
+        future = asyncio.get_running_loop().run_in_executor(self._compilers, self._maker(request))
 
         def start(done: asyncio.Future[Sequence]) -> None:
             error = done.exception() if not done.cancelled() else asyncio.CancelledError()
@@ -105,12 +107,24 @@ class SequenceModel(DcModel):
         future.add_done_callback(start)
 
     def _start(self, stream: LocalStream, request: GenerateRequest) -> None:
+        make = self._maker(request)
         try:
-            sequence = self._sequence(request, asyncio.get_running_loop())
+            sequence = make()
         except DcModelError as error:
             stream.fail(error)
         else:
             stream.start(sequence)
+
+    def _maker(self, request: GenerateRequest) -> Callable[[], Sequence]:
+        """What makes its sequence, on any thread; its adapter is held from now on."""
+        loop, mounted = asyncio.get_running_loop(), self._mounted(request.adapter)
+
+        def make() -> Sequence:
+            sequence = self._sequence(request, loop)
+            sequence.mounted = mounted
+            return sequence
+
+        return make
 
     def _sequence(self, request: GenerateRequest, loop: asyncio.AbstractEventLoop) -> Sequence:
         caller_loop.set(loop)
@@ -123,10 +137,19 @@ class SequenceModel(DcModel):
             **self._bounds(request),
         )
 
-    def _session_sequence(self, request: GenerateRequest, matcher: Matcher | None) -> SessionSequence:
-        return SessionSequence(
+    def _session_sequence(
+        self, request: GenerateRequest, matcher: Matcher | None, mounted: MountedAdapter | None
+    ) -> SessionSequence:
+        sequence = SessionSequence(
             request.prompt_ids, sampling=request.sampling, matcher=matcher, **self._bounds(request)
         )
+        sequence.mounted = mounted
+        return sequence
+
+    def _mounted(self, name: str | None) -> MountedAdapter | None:
+        """What a sequence holds while it computes with an adapter. Raises `AdapterNotFoundError`."""
+        check_adapter(name, self.adapters)
+        return None if name is None else MountedAdapter(name)
 
     def _bounds(self, request: GenerateRequest) -> SequenceBounds:
         limit = len(request.prompt_ids) + request.max_tokens

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 
+from dcmodel.adapters import AdapterInfo
 from dcmodel.backend import LoadedEngine
 from dcmodel.constraints import ConstraintCache
 from dcmodel.constraints.mask_answers import Answer
+from dcmodel.local.adapters import AdapterTable
 from dcmodel.local.base import SequenceModel
 from dcmodel.local.scores import ScoreJob
 from dcmodel.local.session import checked_look
+from dcmodel.scheduling.mounted import MountedAdapter
 from dcmodel.scheduling.scheduler import Scheduler
 from dcmodel.scheduling.session_sequence import SessionSequence
 from dcmodel.types import NextTokens, ScoreRequest, ScoreResult
@@ -20,10 +23,12 @@ class LocalDcModel(SequenceModel):
 
     def __init__(self, loaded: LoadedEngine, *, constraints: ConstraintCache | None = None) -> None:
         self._limits = limits = loaded.engine.capabilities
+        scheduler = Scheduler(loaded.engine, loaded.tokenizer.vocab_size)
+        self._adapters = AdapterTable(loaded.engine, scheduler)
         super().__init__(
             loaded.info,
             loaded.tokenizer,
-            Scheduler(loaded.engine, loaded.tokenizer.vocab_size),
+            scheduler,
             vocab_size=limits.vocab_size,
             max_positions=limits.max_positions,
             constraints=constraints,
@@ -31,7 +36,7 @@ class LocalDcModel(SequenceModel):
 
     async def score(self, request: ScoreRequest) -> ScoreResult:
         self._check_score(request)
-        job = ScoreJob(request, self._limits)
+        job = ScoreJob(request, self._limits, self._mounted(request.adapter))
         await self._turns.run(job.sequences)
         return job.result()
 
@@ -44,11 +49,12 @@ class LocalDcModel(SequenceModel):
         adapter: str | None = None,
     ) -> list[NextTokens]:
         looks = [checked_look(k, self._vocab_size) for _ in prefixes]
+        mounted = self._mounted(adapter)
         sequences: list[SessionSequence] = []
         for (request, mask), look in zip(
             self._checked_prefixes(prefixes, masks, adapter), looks, strict=True
         ):
-            sequence = self._session_sequence(request, None)
+            sequence = self._session_sequence(request, None, mounted)
             sequence.resume(mask=mask, look=look)
             sequences.append(sequence)
         if sequences:
@@ -57,3 +63,16 @@ class LocalDcModel(SequenceModel):
             if sequence.error is not None:
                 raise sequence.error
         return [look.found for look in looks if look.found is not None]
+
+    @property
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        return self._adapters.infos
+
+    async def mount_adapter(self, name: str, source: str) -> AdapterInfo:
+        return await self._adapters.mount(name, source)
+
+    async def unmount_adapter(self, name: str) -> None:
+        await self._adapters.unmount(name)
+
+    def _mounted(self, name: str | None) -> MountedAdapter | None:
+        return None if name is None else self._adapters.use(name)

@@ -8,6 +8,7 @@ from dcmodel.engine import Capabilities
 from dcmodel.local.completion import top_logprobs
 from dcmodel.scheduling.candidate_tree import CandidateTree
 from dcmodel.scheduling.candidates import CandidateSequence
+from dcmodel.scheduling.mounted import MountedAdapter
 from dcmodel.scheduling.sequence import Sequence, TopRow
 from dcmodel.types import SamplingParams, ScoredContinuation, ScoreRequest, ScoreResult, Usage
 
@@ -19,7 +20,9 @@ class ScoreJob:
     engine computes no branches, are sequences of their own, which share the prompt through the prefix cache.
     """
 
-    def __init__(self, request: ScoreRequest, limits: Capabilities) -> None:
+    def __init__(
+        self, request: ScoreRequest, limits: Capabilities, mounted: MountedAdapter | None = None
+    ) -> None:
         self._request = request
         prompt, top = request.prompt_ids, request.top_logprobs
         # Parts of a tree repeat the ancestors of their first token: deep trees are better off as sequences.
@@ -35,6 +38,8 @@ class ScoreJob:
         self._prompt = None
         if request.prompt_logprobs is not None:
             self._prompt = _given(prompt[:1], prompt[1:], request.prompt_logprobs)
+        for sequence in self.sequences:
+            sequence.mounted = mounted
 
     @property
     def sequences(self) -> list[Sequence]:

@@ -64,7 +64,7 @@ class Turns:
         except DcModelError as error:
             for sequence in sequences:
                 sequence.error = error
-                sequence.status = Status.FINISHED
+                sequence.finish()
                 if sequence.notify is not None:
                     sequence.notify()
 

@@ -52,7 +52,7 @@ class CandidateSequence(Sequence):
             return None
         branches = self._part.branches if self._part is not None else None
         wanted = range(count - int(self._has_top), count)
-        return Span(self.handle, start, self.token_ids[start : start + count], wanted, branches)
+        return Span(self.handle, start, self.token_ids[start : start + count], wanted, branches, self.adapter)
 
     def targets(self) -> tuple[Ints, Ints, Ints]:
         """Edges, tokens and rows (counted from the sequence's first) of the present forward."""

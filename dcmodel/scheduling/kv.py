@@ -31,7 +31,7 @@ class KVManager:
                 return True
             sequence.deferred_on = None
         usable = _usable(sequence)
-        match = self._cache.match(sequence.token_ids[:usable])
+        match = self._cache.match(sequence.token_ids[:usable], sequence.adapter)
         if match is None or match.entry.idle or match.shared - match.available < MIN_SHARED:
             return False
         sequence.deferred_on = (match.entry, match.shared)
@@ -40,7 +40,7 @@ class KVManager:
     def admit(self, sequence: Sequence) -> bool:
         """Give the sequence a handle, with as much of its prefix as is there; False if nothing is free."""
         usable = _usable(sequence)
-        match = self._cache.match(sequence.token_ids[:usable])
+        match = self._cache.match(sequence.token_ids[:usable], sequence.adapter)
         reuse = match.available if match is not None else 0
         donor = match.entry if match is not None and reuse else None
         if donor is not None and donor.idle and len(donor.token_ids) - reuse <= MAX_LOST:
@@ -84,6 +84,11 @@ class KVManager:
             self._cache.retire(entry, sequence.token_ids[: sequence.computed])
         sequence.entry = None
 
+    def forget_adapter(self, adapter: int) -> None:
+        """No sequence has this adapter any more: free what they left."""
+        for entry in self._cache.forget(adapter):
+            self._engine.free(entry.handle)
+
     def count_computed(self, num_tokens: int) -> None:
         """So many tokens are computed in the next forward: let go of idle KV that slows it down.
 
@@ -110,7 +115,7 @@ class KVManager:
         return False
 
     def _begin(self, sequence: Sequence, handle: int, computed: int) -> None:
-        sequence.entry = self._cache.insert(handle, sequence.token_ids, computed)
+        sequence.entry = self._cache.insert(handle, sequence.token_ids, computed, sequence.adapter)
         sequence.computed = computed
         sequence.cached_tokens = max(sequence.cached_tokens, min(computed, sequence.prompt_length))
 

@@ -2,7 +2,8 @@
 
 Every sequence that has a handle in the engine is an entry, running or idle. Idle entries belong to
 nobody: they are kept because a later prompt may begin like them, and evicted least recently used.
-The structure is that of SGLang's RadixAttention (Zheng et al. 2024), over whole sequences.
+The structure is that of SGLang's RadixAttention (Zheng et al. 2024), over whole sequences. Each adapter has
+a tree of its own: what one computed is of no use to another.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+
+from dcmodel.adapters import BASE
 
 
 @dataclass(slots=True, eq=False)
@@ -23,6 +26,8 @@ class Entry:
     last_used: int = 0
     """When it became idle, or was last copied from: a reading of the cache's clock."""
     node: _Node | None = None
+    adapter: int = BASE
+    """The handle of the adapter that computed it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +60,7 @@ class PrefixCache:
     """Entries by prefix. Not thread-safe: the scheduler's thread owns it."""
 
     def __init__(self) -> None:
-        self._root = _Node((), None)
+        self._roots: dict[int, _Node] = {}
         self._idle: OrderedDict[int, Entry] = OrderedDict()
         self.clock = 0
         """How many tokens were computed so far; the owner sets it."""
@@ -64,9 +69,9 @@ class PrefixCache:
         """Number of idle entries."""
         return len(self._idle)
 
-    def insert(self, handle: int, token_ids: Sequence[int], computed: int) -> Entry:
+    def insert(self, handle: int, token_ids: Sequence[int], computed: int, adapter: int = BASE) -> Entry:
         """Add a running sequence; update its `computed` as it goes."""
-        entry = Entry(handle, tuple(token_ids), computed)
+        entry = Entry(handle, tuple(token_ids), computed, adapter=adapter)
         self._link(entry)
         return entry
 
@@ -108,10 +113,21 @@ class PrefixCache:
                 return entry
         return None
 
-    def match(self, token_ids: Sequence[int]) -> Match | None:
+    def forget(self, adapter: int) -> list[Entry]:
+        """Remove and return all that an adapter left; none of its sequences runs."""
+        found = [entry for entry in self._idle.values() if entry.adapter == adapter]
+        for entry in found:
+            self.remove(entry)
+        self._roots.pop(adapter, None)
+        return found
+
+    def match(self, token_ids: Sequence[int], adapter: int = BASE) -> Match | None:
         """The entry that shares the longest prefix, among equals the one with most of it computed."""
         tokens = tuple(token_ids)
-        node, shared = self._root, 0
+        root = self._roots.get(adapter)
+        if root is None:
+            return None
+        node, shared = root, 0
         while shared < len(tokens):
             child = node.children.get(tokens[shared])
             if child is None:
@@ -141,7 +157,7 @@ class PrefixCache:
             queue.extend(current.children.values())
 
     def _link(self, entry: Entry) -> None:
-        node, rest = self._root, entry.token_ids
+        node, rest = self._roots.setdefault(entry.adapter, _Node((), None)), entry.token_ids
         while rest:
             child = node.children.get(rest[0])
             if child is None:

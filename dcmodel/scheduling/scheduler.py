@@ -9,11 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from functools import partial
 from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
 from dcmodel.engine import Capabilities, Engine, GenerateBatch
 from dcmodel.errors import DcModelError, EngineError, ModelClosedError, OverloadedError
+from dcmodel.scheduling.jobs import Job
 from dcmodel.scheduling.kv import KVManager
 from dcmodel.scheduling.notify import notify_loops
 from dcmodel.scheduling.runner import SequenceRunner
@@ -21,6 +25,7 @@ from dcmodel.scheduling.sequence import Sequence, Status
 from dcmodel.scheduling.step import Step
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MAX_WAITING = 100_000
 # How many waiting sequences are considered for admission in one step.
@@ -36,7 +41,7 @@ class Scheduler(SequenceRunner):
         self._kv = KVManager(engine)
         self._step = Step(engine, max(vocab_size, engine.capabilities.vocab_size))
         # What was submitted together arrives together; None: something was cancelled.
-        self._inbox: SimpleQueue[list[Sequence] | None] = SimpleQueue()
+        self._inbox: SimpleQueue[list[Sequence] | Job[Any] | None] = SimpleQueue()
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         # Thousands may wait: the line is searched only when somebody in it may have to go.
@@ -51,8 +56,7 @@ class Scheduler(SequenceRunner):
         """Queue sequences. Raises `ModelClosedError` or `OverloadedError`."""
         batch = list(sequences)
         with self._lock:
-            if self._closing:
-                raise ModelClosedError("the model is closed.", remedy="Make a new one.")
+            self._check_open()
             if len(self._waiting) + len(batch) > self._max_waiting:
                 raise OverloadedError(
                     f"{len(self._waiting)} requests are waiting, the limit is {self._max_waiting}.",
@@ -65,6 +69,18 @@ class Scheduler(SequenceRunner):
         sequence.cancelled = True
         self._inbox.put(None)
 
+    def between_steps(self, function: Callable[[], T]) -> Future[T]:
+        """Have a function called on the scheduler's thread. Raises `ModelClosedError`, as the future may."""
+        job = Job(function)
+        with self._lock:
+            self._check_open()
+            self._inbox.put(job)
+        return job.future
+
+    def forget_adapter(self, adapter: int) -> None:
+        """The last sequence with this adapter is gone. A finalizer may call it anywhere: it takes no lock."""
+        self._inbox.put(Job(partial(self._forget_adapter, adapter)))
+
     def close(self) -> None:
         """Fail whatever is unfinished with `ModelClosedError` and release the engine. Waits for the step."""
         with self._lock:
@@ -73,6 +89,10 @@ class Scheduler(SequenceRunner):
                 self._inbox.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise ModelClosedError("the model is closed.", remedy="Make a new one.")
 
     # -- the scheduler's thread --------------------------------------------------------------------
 
@@ -92,7 +112,7 @@ class Scheduler(SequenceRunner):
         unfinished = [*self._running, *self._waiting]
         for sequence in unfinished:
             sequence.error = error
-            sequence.status = Status.FINISHED
+            sequence.finish()
         notify_loops(unfinished)
         self._running.clear()
         self._waiting.clear()
@@ -112,7 +132,13 @@ class Scheduler(SequenceRunner):
             except Empty:
                 return
 
-    def _accept(self, arrivals: list[Sequence] | None) -> None:
+    def _accept(self, arrivals: list[Sequence] | Job[Any] | None) -> None:
+        if isinstance(arrivals, Job):
+            if self._closing:
+                arrivals.fail(ModelClosedError("the model was closed."))
+            else:
+                arrivals.run()
+            return
         if arrivals is None:
             self._must_search_waiting = True
             return
@@ -210,8 +236,15 @@ class Scheduler(SequenceRunner):
             finished += [sequence for sequence in self._waiting if sequence.is_complete]
             self._waiting = deque(sequence for sequence in self._waiting if not sequence.is_complete)
         for sequence in finished:
-            sequence.status = Status.FINISHED
+            sequence.finish()
         return finished
+
+    def _forget_adapter(self, adapter: int) -> None:
+        self._kv.forget_adapter(adapter)
+        try:
+            self._engine.unmount_adapter(adapter)
+        except Exception as error:  # nobody waits for an answer, and what runs does not need the adapter
+            logger.warning("the engine could not unmount an adapter", exc_info=error)
 
 
 class _Plan:

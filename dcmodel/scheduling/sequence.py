@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
+from dcmodel.adapters import BASE
 from dcmodel.constraint import Matcher
 from dcmodel.constraints import StopMatcher
 from dcmodel.engine import Span
@@ -20,7 +21,9 @@ from dcmodel.errors import (
 )
 from dcmodel.mask import TokenMask
 from dcmodel.scheduling.adjustments import LogitAdjustments
+from dcmodel.scheduling.bounds import SequenceBounds as SequenceBounds
 from dcmodel.scheduling.look import Look
+from dcmodel.scheduling.mounted import MountedAdapter
 from dcmodel.scheduling.prefix_cache import Entry
 from dcmodel.types import FinishReason, SamplingParams
 
@@ -31,8 +34,6 @@ TopRow = tuple[list[int], list[float]]
 LogprobRecord = tuple[float, float, float, TopRow | None, TopRow | None]
 """raw_logprob, masked_logprob, log_mass, likeliest before and after the mask."""
 UNKNOWN: LogprobRecord = (math.nan, math.nan, math.nan, None, None)
-
-
 MAX_BACKTRACKS = 1_000
 
 
@@ -40,17 +41,6 @@ class Status(Enum):
     WAITING = "waiting"
     RUNNING = "running"
     FINISHED = "finished"
-
-
-class SequenceBounds(TypedDict):
-    """Where a sequence ends, and what else it takes from its request as it is."""
-
-    seed: int
-    limit: int
-    limit_reason: str
-    eos_token_ids: frozenset[int]
-    stop: StopMatcher | None
-    top_logprobs: int
 
 
 class Sequence:
@@ -93,6 +83,8 @@ class Sequence:
         self.top_logprobs = top_logprobs
         self.adjustments = LogitAdjustments.for_request(prompt_ids, sampling)
 
+        self.mounted: MountedAdapter | None = None
+        """The adapter that computes it; None: the model as it is."""
         self.status = Status.WAITING
         self.entry: Entry | None = None
         self.computed = 0
@@ -158,6 +150,11 @@ class Sequence:
         return self.entry.handle
 
     @property
+    def adapter(self) -> int:
+        """The engine's handle of its adapter."""
+        return BASE if self.mounted is None else self.mounted.handle
+
+    @property
     def visible(self) -> int:
         """How many tokens readers may see: those that are final."""
         return self.prompt_length if self.holds_back and not self.is_complete else self.ready
@@ -213,7 +210,8 @@ class Sequence:
         count = min(self.end - start, max_tokens, first_wanted + max_rows)
         if count <= 0:
             return None
-        return Span(self.handle, start, self.token_ids[start : start + count], range(first_wanted, count))
+        ids = self.token_ids[start : start + count]
+        return Span(self.handle, start, ids, range(first_wanted, count), adapter=self.adapter)
 
     # -- transitions -------------------------------------------------------------------------------
 
@@ -302,6 +300,11 @@ class Sequence:
         self.entry = None
         self.computed = 0
         self.prefill_length = self.end
+
+    def finish(self) -> None:
+        """The scheduler lets go of it, and it of its adapter."""
+        self.status = Status.FINISHED
+        self.mounted = None
 
     # -- how text grows ----------------------------------------------------------------------------
 

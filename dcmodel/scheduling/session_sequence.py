@@ -45,6 +45,10 @@ class SessionSequence(Sequence):
             return True
         return self.look.is_done if self.look is not None else self.ready >= self._goal
 
+    def finish(self) -> None:
+        """The step is done; the session keeps its adapter."""
+        self.status = Status.FINISHED
+
     # -- between steps -----------------------------------------------------------------------------
 
     def resume(

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dcmodel.adapters import BASE, LoadedAdapter
 from dcmodel.backend import LoadedEngine
 from dcmodel.engine import Branches, Capabilities, Engine, GenerateBatch
+from dcmodel.errors import AdapterLoadError
 from dcmodel.sampler import NumpyLogitRows
 from dcmodel.types import ModelInfo
 
@@ -49,6 +51,12 @@ class FakeEngine(Engine):
     crash_token: int = -1
     """A batch that holds this token raises."""
     sequences: dict[int, list[int]] = field(default_factory=dict)
+    computed_by: dict[int, set[int]] = field(default_factory=dict)
+    """The adapters that computed what a sequence holds: never more than one."""
+    adapters: dict[int, FakeModel] = field(default_factory=dict)
+    """What is added to the logits, by handle."""
+    handles: list[int] = field(default_factory=list)
+    """Of all adapters that ever were mounted."""
     capacity: dict[int, int] = field(default_factory=dict)
     batches: list[GenerateBatch] = field(default_factory=list)
     copies: int = 0
@@ -73,6 +81,7 @@ class FakeEngine(Engine):
         handle = self._next
         self._next += 1
         self.sequences[handle] = []
+        self.computed_by[handle] = set()
         self.capacity[handle] = length
         return handle
 
@@ -89,14 +98,17 @@ class FakeEngine(Engine):
         assert length <= len(self.sequences[source])
         assert length <= self.capacity[target]
         self.sequences[target] = self.sequences[source][:length]
+        self.computed_by[target] = self.computed_by[source].copy() if length else set()
         self.copies += 1
 
     def truncate(self, sequence: int, length: int) -> None:
         assert length <= len(self.sequences[sequence])
         del self.sequences[sequence][length:]
+        if not length:
+            self.computed_by[sequence].clear()
 
     def free(self, sequence: int) -> None:
-        del self.sequences[sequence], self.capacity[sequence]
+        del self.sequences[sequence], self.capacity[sequence], self.computed_by[sequence]
 
     def forward(self, batch: GenerateBatch) -> NumpyLogitRows:
         assert 0 < batch.num_tokens <= self.max_batch_tokens
@@ -107,6 +119,9 @@ class FakeEngine(Engine):
             assert span.start == len(held), "positions must follow"
             assert span.start + len(span.token_ids) <= self.capacity[span.sequence], "no room was reserved"
             assert list(span.wanted) == sorted(set(span.wanted))
+            assert span.adapter == BASE or span.adapter in self.adapters, "the adapter is not mounted"
+            self.computed_by[span.sequence].add(span.adapter)
+            assert len(self.computed_by[span.sequence]) == 1, "another adapter computed a part of it"
             grown = span.branches.token_ids if span.branches is not None else []
             assert len(grown) <= self.max_branch_tokens
             if self.crash_token in [*span.token_ids, *grown]:
@@ -118,23 +133,42 @@ class FakeEngine(Engine):
             for offset, token_id in enumerate(span.token_ids):
                 held.append(token_id)
                 if offset in wanted:
-                    rows.append(self._row(held))
+                    rows.append(self._row(held, span.adapter))
             if span.branches is not None:
-                rows.extend(self._branch_rows(held, span.branches))
+                rows.extend(self._branch_rows(held, span.branches, span.adapter))
         self.batches.append(batch)
         return NumpyLogitRows(np.array(rows, dtype=np.float32).reshape(-1, self.model.vocab_size))
 
-    def _row(self, context: list[int]) -> np.ndarray:
+    def read_adapter(self, source: str) -> LoadedAdapter:
+        """``seed:N`` adds the logits of a model of that seed."""
+        kind, _, seed = source.partition(":")
+        if kind != "seed" or not seed.isdigit():
+            raise AdapterLoadError(f"{source!r} is no adapter.", remedy="Use seed:N.")
+        return LoadedAdapter(rank=1, weights=FakeModel(self.model.vocab_size, seed=int(seed)))
+
+    def mount_adapter(self, adapter: int, loaded: LoadedAdapter) -> None:
+        assert adapter not in self.handles, "handles are never used again"
+        assert adapter > BASE
+        self.handles.append(adapter)
+        self.adapters[adapter] = loaded.weights
+
+    def unmount_adapter(self, adapter: int) -> None:
+        assert all(adapter not in by for by in self.computed_by.values()), "something of it is left"
+        del self.adapters[adapter]
+
+    def _row(self, context: list[int], adapter: int) -> np.ndarray:
         row = self.model.logits(context)
+        if adapter != BASE:
+            row = row + self.adapters[adapter].logits(context)
         return np.full_like(row, np.nan) if self.nan_token in context else row
 
-    def _branch_rows(self, held: list[int], branches: Branches) -> list[np.ndarray]:
+    def _branch_rows(self, held: list[int], branches: Branches, adapter: int) -> list[np.ndarray]:
         paths: list[list[int]] = []
         for place, (token_id, parent) in enumerate(zip(branches.token_ids, branches.parents, strict=True)):
             assert -1 <= parent < place, "a token comes after its parent"
             paths.append([*(paths[parent] if parent >= 0 else held), token_id])
         assert list(branches.wanted) == sorted(set(branches.wanted))
-        return [self._row(paths[offset]) for offset in branches.wanted]
+        return [self._row(paths[offset], adapter) for offset in branches.wanted]
 
     def close(self) -> None:
         self.closed = True

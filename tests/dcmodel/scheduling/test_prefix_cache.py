@@ -90,4 +90,18 @@ def test_removing_everything_leaves_an_empty_tree():
         cache.remove(entry)
     assert cache.match([0]) is None
     assert cache.match([1]) is None
-    assert not cache._root.children
+    assert not cache._roots[0].children
+
+
+def test_each_adapter_has_entries_of_its_own_and_they_go_together():
+    cache = PrefixCache()
+    entries = [cache.insert(handle, [1, 2, 3], 3, adapter=handle // 2) for handle in range(4)]
+    for entry in entries:
+        cache.retire(entry, entry.token_ids)
+    assert [cache.match([1, 2, 3], adapter).entry.handle // 2 for adapter in (0, 1)] == [0, 1]
+    assert cache.match([1, 2, 3], adapter=2) is None
+    assert cache.forget(1) == entries[2:]
+    assert cache.match([1, 2, 3], adapter=1) is None
+    assert cache.match([1, 2, 3]).entry in entries[:2]
+    assert len(cache) == 2
+    assert cache.forget(5) == []
