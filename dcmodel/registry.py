@@ -8,12 +8,15 @@ the folder ``tokenizers/`` of this repository would answer for Hugging Face's pa
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from dcmodel.backend import Backend, LoadOptions
+from dcmodel.choice import EMBEDDED as EMBEDDED
+from dcmodel.choice import BackendStatus, Decision, Reason, choose, pip_line
+from dcmodel.devices import Devices, find_devices
 from dcmodel.env import Settings
 from dcmodel.errors import (
     BackendNotFoundError,
@@ -26,12 +29,9 @@ from dctokenizers import MissingPackageError
 
 BACKEND_GROUPS = ("dcmodel.engines", "dcmodel.models")
 EMBEDDED_GROUP = "dcmodel.embedded"
-EMBEDDED = "embedded"
-"""The name of the model that comes with the package: `LLM()` is `LLM("embedded")`."""
-DEFAULT_BACKEND = "transformers"
 DEFAULT_FORMAT = "safetensors"
-ACCELERATED_BACKEND = "vllm"
-ACCELERATOR_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+
+logger = logging.getLogger(__name__)
 
 
 def installed_version(distribution: str) -> str | None:
@@ -47,37 +47,6 @@ def installed_entry_points(group: str) -> Iterable[metadata.EntryPoint]:
     return metadata.entry_points(group=group)
 
 
-def has_accelerator() -> bool:
-    """Whether there is a device that vLLM serves, found without importing a heavy library."""
-    return any(Path(file).exists() for file in ACCELERATOR_FILES)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackendStatus:
-    """A registered backend as `dcmodel backends` shows it."""
-
-    name: str
-    source: str
-    """The distribution that registers it."""
-    backend: Backend | None
-    """None: the plug-in cannot be imported."""
-    error: str = ""
-    missing: tuple[str, ...] = ()
-    """Distributions that it needs and that are not installed."""
-
-    @property
-    def is_ready(self) -> bool:
-        return self.backend is not None and not self.missing
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """The chosen backend, and why."""
-
-    backend: str
-    reasons: tuple[str, ...]
-
-
 class Registry:
     """The backends of this installation. What it asks of the system can be replaced in tests."""
 
@@ -86,11 +55,11 @@ class Registry:
         *,
         entry_points: Callable[[str], Iterable[metadata.EntryPoint]] = installed_entry_points,
         version_of: Callable[[str], str | None] = installed_version,
-        has_accelerator: Callable[[], bool] = has_accelerator,
+        devices: Callable[[], Devices] = find_devices,
     ) -> None:
         self._entry_points = entry_points
         self.version_of = version_of
-        self._has_accelerator = has_accelerator
+        self.devices = devices
 
     def names(self) -> tuple[str, ...]:
         """Names of all registered backends; imports none."""
@@ -130,24 +99,19 @@ class Registry:
         return BackendStatus(name=name, source=source, backend=backend, missing=self.missing(backend))
 
     def missing(self, backend: Backend) -> tuple[str, ...]:
-        """The distributions that `backend` needs and that are not installed."""
-        return tuple(name for name in backend.distributions if self.version_of(name) is None)
+        """The distributions that `backend` needs and that are not installed, nor one that stands in."""
+        return tuple(name for name in backend.distributions if not self._versions(backend, name))
+
+    def installed(self, backend: Backend) -> dict[str, str]:
+        """The installed distributions of those that `backend` needs, and their versions."""
+        found = (self._versions(backend, name) for name in backend.distributions)
+        return {name: version for versions in found for name, version in versions.items()}
 
     def choose(
         self, model: str, *, explicit: str | None = None, settings: Settings | None = None
     ) -> Decision:
         """The backend for `model`: explicit > DCMODEL_BACKEND > the name's form > what is installed."""
-        settings = settings or Settings()
-        if explicit is not None:
-            return Decision(explicit, (f"{explicit} was asked for.",))
-        if settings.backend is not None:
-            return Decision(settings.backend, (f"DCMODEL_BACKEND is {settings.backend}.",))
-        if model == EMBEDDED:
-            return self._for_embedded()
-        claiming, broken = self._claims(model)
-        if claiming:
-            return Decision(claiming[0], (*broken, f"{claiming[0]} runs names like {model!r}."))
-        return self._by_installation(settings.device, broken)
+        return choose(self, model, explicit, settings or Settings())
 
     def load(
         self,
@@ -157,10 +121,24 @@ class Registry:
         explicit: str | None = None,
         settings: Settings | None = None,
     ) -> DcModel:
-        """Choose a backend and load `model` with it; blocks."""
+        """Choose a backend and load `model` with it; blocks.
+
+        Where the choice was free and its library turns out to be broken, the next one runs the model, and a
+        warning says why.
+        """
         decision = self.choose(model, explicit=explicit, settings=settings)
-        backend = self.backend(decision.backend)
-        self._check_installed(backend)
+        try:
+            return self._load(decision.backend, model, options, decision.reasons)
+        except SetupError as error:
+            library = type(error) is SetupError or isinstance(error, MissingDependencyError)
+            if decision.otherwise is None or not library:
+                raise
+            logger.warning("%s %s runs %s instead.", error.message, decision.otherwise, model)
+            return self._load(decision.otherwise, model, options, ())
+
+    def _load(self, name: str, model: str, options: LoadOptions, reasons: tuple[Reason, ...]) -> DcModel:
+        backend = self.backend(name)
+        self._check_installed(backend, reasons)
         try:
             has_file = model == EMBEDDED and bool(backend.model_format)
             path = str(self.embedded_path(backend.model_format)) if has_file else model
@@ -178,6 +156,10 @@ class Registry:
 
         return LocalDcModel(loaded)
 
+    def embedded_forms(self) -> frozenset[str]:
+        """The forms in which the embedded model is registered."""
+        return frozenset(entry.name for entry in self._entry_points(EMBEDDED_GROUP))
+
     def embedded_path(self, model_format: str = DEFAULT_FORMAT) -> Path:
         """The embedded model in one of its forms. Raises `ModelNotFoundError` where there is none."""
         entries = {entry.name: entry for entry in self._entry_points(EMBEDDED_GROUP)}
@@ -192,58 +174,21 @@ class Registry:
     def _entries(self) -> dict[str, metadata.EntryPoint]:
         return {entry.name: entry for group in BACKEND_GROUPS for entry in self._entry_points(group)}
 
-    def _for_embedded(self) -> Decision:
-        """The default backend, unless only another one is installed that takes the embedded model."""
-        forms = {entry.name for entry in self._entry_points(EMBEDDED_GROUP)}
-        if DEFAULT_BACKEND in self.names() and not self.status(DEFAULT_BACKEND).is_ready:
-            for name in self.names():
-                status = self.status(name)
-                if status.is_ready and status.backend and status.backend.model_format in forms:
-                    missing = f"{DEFAULT_BACKEND} is not installed."
-                    return Decision(name, (missing, f"{name} runs the embedded model, too."))
-        return Decision(DEFAULT_BACKEND, (f"The embedded model is a {DEFAULT_BACKEND} checkpoint.",))
+    def _versions(self, backend: Backend, distribution: str) -> dict[str, str]:
+        """The installed ones of a distribution and of those that stand in for it."""
+        names = (distribution, *backend.alternatives.get(distribution, ()))
+        return {name: version for name in names if (version := self.version_of(name)) is not None}
 
-    def _claims(self, model: str) -> tuple[list[str], list[str]]:
-        """Backends that claim the name by its form, and a line for each that could not be asked."""
-        statuses = [self.status(name) for name in self.names()]
-        claiming = [item.name for item in statuses if item.backend and item.backend.claims(model)]
-        return claiming, [f"{item.name} was left out: {item.error}" for item in statuses if item.error]
-
-    def _by_installation(self, device: str | None, reasons: list[str]) -> Decision:
-        reason = self._why_not_accelerated(device)
-        if reason is None:
-            why = f"{ACCELERATED_BACKEND} is installed and there is a device for it."
-            return Decision(ACCELERATED_BACKEND, (*reasons, why))
-        return Decision(
-            DEFAULT_BACKEND,
-            (*reasons, reason, f"{DEFAULT_BACKEND} runs any local or Hub checkpoint."),
-        )
-
-    def _why_not_accelerated(self, device: str | None) -> str | None:
-        if ACCELERATED_BACKEND not in self.names():
-            return f"{ACCELERATED_BACKEND} is not registered."
-        status = self.status(ACCELERATED_BACKEND)
-        if not status.is_ready:
-            return f"{ACCELERATED_BACKEND} is not installed ({status.error or ', '.join(status.missing)})."
-        if device == "cpu" or not self._has_accelerator():
-            return f"there is no device for {ACCELERATED_BACKEND}."
-        return None
-
-    def _check_installed(self, backend: Backend) -> None:
+    def _check_installed(self, backend: Backend, reasons: tuple[Reason, ...]) -> None:
         missing = self.missing(backend)
         if missing:
+            lines = dict.fromkeys((pip_line(backend), *(reason.next_command for reason in reasons)))
+            installing = [line for line in lines if line.startswith("pip install")]
             raise MissingDependencyError(
                 f"the {backend.name} backend needs {' and '.join(missing)}, which "
                 f"{'is' if len(missing) == 1 else 'are'} not installed.",
-                remedy=f"Run: {pip_line(backend)}",
+                remedy=f"Run: {', or: '.join(installing)}",
             )
-
-
-def pip_line(backend: Backend) -> str:
-    """The command that installs what `backend` needs."""
-    if backend.extra:
-        return f'pip install "dcmodel[{backend.extra}]"'
-    return " ".join(("pip install", *backend.distributions))
 
 
 def _source(entry: metadata.EntryPoint) -> str:

@@ -9,15 +9,20 @@ from dcmodel.cli.arguments import backend_option, new_command
 from dcmodel.cli.output import Output
 
 if TYPE_CHECKING:
+    from dcmodel.choice import BackendStatus, Decision
     from dcmodel.env import Settings
-    from dcmodel.registry import BackendStatus, Registry
+    from dcmodel.registry import Registry
 
 
 def add_parser(commands: Any) -> None:
     parser = new_command(
         commands, "backends", execute, summary="Backends, what they guarantee, and which one is used."
     )
-    parser.add_argument("--model", metavar="M", help="choose for this model (default: DCMODEL_MODEL)")
+    parser.add_argument(
+        "name", metavar="MODEL", nargs="?", help="choose for this model (default: DCMODEL_MODEL, or embedded)"
+    )
+    parser.add_argument("--model", metavar="M", help="the same")
+    parser.add_argument("--backend", metavar="B", help="as if this one were asked for")
     parser.add_argument(
         "--probe", metavar="M", help="find out what this model's endpoint can do: openai:NAME"
     )
@@ -35,15 +40,16 @@ def execute(arguments: argparse.Namespace, output: Output) -> int:
     if arguments.probe is not None:
         return _probe(arguments.probe, arguments, registry, settings, output)
     statuses = [registry.status(name) for name in registry.names()]
-    model = arguments.model or settings.model or EMBEDDED
-    decision = registry.choose(model, settings=settings)
+    model = arguments.name or arguments.model or settings.model or EMBEDDED
+    decision = registry.choose(model, explicit=arguments.backend, settings=settings)
     if arguments.json:
         output.json(
             {
                 "backends": [_encoded(status) for status in statuses],
                 "model": model,
                 "chosen": decision.backend,
-                "reasons": list(decision.reasons),
+                "reasons": [reason.text for reason in decision.reasons],
+                "next": [reason.next_command for reason in decision.reasons if reason.next_command],
             }
         )
         return 0
@@ -51,8 +57,16 @@ def execute(arguments: argparse.Namespace, output: Output) -> int:
     for status in statuses:
         _describe(status, output)
     output.line()
-    output.line(f"{model} would run on {decision.backend}: {' '.join(decision.reasons)}")
+    _show(model, decision, output)
     return 0
+
+
+def _show(model: str, decision: Decision, output: Output) -> None:
+    output.line(f"{model} would run on {decision.backend}:")
+    for reason in decision.reasons:
+        output.line(f"  {reason.text}")
+        if reason.next_command:
+            output.line(f"    next: {reason.next_command}")
 
 
 def _probe(
@@ -81,21 +95,21 @@ def _row(status: BackendStatus) -> tuple[str, str, str]:
 
 
 def _describe(status: BackendStatus, output: Output) -> None:
-    from dcmodel.registry import pip_line
-
     output.line()
     output.line(f"{status.name} (from {status.source})")
     if status.backend is None:
         output.line(f"  {status.error}")
+        output.line("    next: dcmodel doctor")
         return
     for guarantee, value in status.backend.guarantees.items():
         output.line(f"  {guarantee}: {value}")
     if status.missing:
-        output.line(f"  missing: {', '.join(status.missing)}; run: {pip_line(status.backend)}")
+        output.line(f"  missing: {', '.join(status.missing)}")
+        output.line(f"    next: {status.install}")
 
 
 def _encoded(status: BackendStatus) -> dict[str, Any]:
-    from dcmodel.registry import pip_line
+    from dcmodel.choice import pip_line
 
     backend = status.backend
     return {

@@ -14,13 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 from dcmodel import __version__
 from dcmodel.cli.arguments import hide_loading_bar, new_command
-from dcmodel.cli.native import COMPILED, compiler_remedy, fault_remedy, find_compiler, llama_cpp_fault
+from dcmodel.cli.native import (
+    COMPILED,
+    compiler_remedy,
+    fault_remedy,
+    find_compiler,
+    llama_cpp_fault,
+    vllm_fault,
+)
 from dcmodel.cli.output import Output
 from dcmodel.env import Settings, nearest_name
 from dcmodel.errors import DcModelError
 
 if TYPE_CHECKING:
-    from dcmodel.registry import BackendStatus, Registry
+    from dcmodel.choice import BackendStatus
+    from dcmodel.registry import Registry
 
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 TESTED = {
@@ -61,12 +69,13 @@ class Check:
 
 
 def add_parser(commands: Any) -> None:
-    new_command(commands, "doctor", execute, summary="Check this installation, step by step.")
+    parser = new_command(commands, "doctor", execute, summary="Check this installation, step by step.")
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="show what would run this model, and why")
 
 
 def execute(arguments: argparse.Namespace, output: Output) -> int:
     checks: list[Check] = []
-    for check in run_checks():
+    for check in run_checks(arguments.model):
         checks.append(check)
         if not arguments.json:
             _show(check, output)
@@ -78,7 +87,7 @@ def execute(arguments: argparse.Namespace, output: Output) -> int:
     return 1 if failed else 0
 
 
-def run_checks() -> Iterator[Check]:
+def run_checks(model: str | None = None) -> Iterator[Check]:
     """All checks, each as soon as it is done; the slow ones come last."""
     from dcmodel.registry import Registry
 
@@ -89,7 +98,10 @@ def run_checks() -> Iterator[Check]:
         yield check_distribution(distribution, tested, registry)
     yield from check_settings()
     yield check_device(registry)
-    yield from check_backends(registry)
+    yield from check_obstacles(registry)
+    for name in registry.names():
+        yield check_backend(registry.status(name))
+    yield from check_choice(registry, model)
     yield check_embedded(registry)
 
 
@@ -133,7 +145,8 @@ def check_settings() -> Iterator[Check]:
 def check_device(registry: Registry) -> Check:
     """What torch finds; imports it if it is installed."""
     if registry.version_of("torch") is None:
-        return Check("device", Status.NOTE, "unknown without torch")
+        found = ", ".join(f"{device.kind} ({device.detail})" for device in registry.devices().found)
+        return Check("device", Status.OK, found or "no accelerator; torch, which could tell more, is missing")
     try:
         import torch
     except Exception as error:
@@ -143,31 +156,44 @@ def check_device(registry: Registry) -> Check:
         return Check("device", Status.OK, f"cuda: {torch.cuda.device_count()} x {', '.join(sorted(names))}")
     if torch.backends.mps.is_available():
         return Check("device", Status.OK, "mps")
+    if waiting := registry.devices().of_kind(("cuda", "rocm")):
+        detail = f"{waiting.kind} ({waiting.detail}) is there, and torch {torch.__version__} cannot use it"
+        return Check("device", Status.NOTE, detail, "pip install --force-reinstall torch")
     return Check("device", Status.OK, f"cpu: {os.cpu_count()} cores, {torch.get_num_threads()} threads")
 
 
-def check_backends(registry: Registry) -> Iterator[Check]:
+def check_obstacles(registry: Registry) -> Iterator[Check]:
+    """Accelerators that are there and cannot be used."""
+    for obstacle in registry.devices().obstacles:
+        yield Check("device", Status.NOTE, obstacle.detail, obstacle.next_command)
+
+
+def check_choice(registry: Registry, model: str | None = None) -> Iterator[Check]:
+    """What runs `model`, or that of the settings, and why: a line for each reason."""
     from dcmodel.registry import EMBEDDED
 
-    for name in registry.names():
-        yield check_backend(registry.status(name))
     try:
         settings = Settings.from_environ()
     except DcModelError:
         return
-    model = settings.model or EMBEDDED
-    decision = registry.choose(model, settings=settings)
-    yield Check("choice", Status.OK, f"{model} runs on {decision.backend}: {' '.join(decision.reasons)}")
+    name = model or settings.model or EMBEDDED
+    decision = registry.choose(name, settings=settings)
+    is_ready = decision.backend in registry.names() and registry.status(decision.backend).is_ready
+    if is_ready:
+        yield Check("choice", Status.OK, f"{name} runs on {decision.backend}")
+    else:
+        yield Check("choice", Status.FAILED, f"{name} would run on {decision.backend}, which cannot run")
+    for reason in decision.reasons:
+        status = Status.NOTE if reason.next_command else Status.OK
+        yield Check("because", status, reason.text, reason.next_command)
 
 
 def check_backend(status: BackendStatus) -> Check:
-    from dcmodel.registry import pip_line
-
     name = f"backend {status.name}"
     if status.backend is None:
         return Check(name, Status.FAILED, status.error, f"pip uninstall {status.source.split()[0]}")
     if status.missing:
-        detail, install = f"not installed: {', '.join(status.missing)}", pip_line(status.backend)
+        detail, install = f"not installed: {', '.join(status.missing)}", status.install
         if COMPILED not in status.missing:
             return Check(name, Status.NOTE, detail, install)
         if compiler := find_compiler():
@@ -176,6 +202,10 @@ def check_backend(status: BackendStatus) -> Check:
         return Check(name, Status.NOTE, detail, f"{compiler_remedy()}, then: {install}")
     if COMPILED in status.backend.distributions and (fault := llama_cpp_fault()):
         return Check(name, Status.FAILED, f"{COMPILED} cannot be loaded: {fault}", fault_remedy(fault))
+    if "vllm" in status.backend.distributions and (fault := vllm_fault()):
+        return Check(
+            name, Status.FAILED, f"vllm cannot be loaded: {fault}", "pip install --force-reinstall vllm"
+        )
     return Check(name, Status.OK, status.backend.summary)
 
 

@@ -1,4 +1,4 @@
-"""What is compiled on this machine: whether a C++ compiler is there, and whether llama-cpp-python loads."""
+"""What is compiled: whether a C++ compiler is there, and whether llama-cpp-python and vLLM load."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ INSTALL_COMPILER = {
 # Initialised, not only imported: code for another processor fails when it runs.
 LOADING = "from llama_cpp import llama_cpp; llama_cpp.llama_backend_init()"
 TIMEOUT = 60.0
+VLLM_LOADING = "import vllm; from vllm import LLMEngine"
+"""Its compiled parts come with the engine."""
+VLLM_TIMEOUT = 180.0
 
 
 def find_compiler(environ: Mapping[str, str] | None = None) -> str | None:
@@ -43,12 +46,22 @@ def compiler_remedy() -> str:
 
 
 def llama_cpp_fault() -> str | None:
-    """Why the installed llama-cpp-python cannot be used; None if it can. Tried in a process of its own."""
-    command = [sys.executable, "-P", "-c", LOADING]
+    """Why the installed llama-cpp-python cannot be used; None if it can."""
+    return loading_fault(LOADING, TIMEOUT)
+
+
+def vllm_fault() -> str | None:
+    """Why the installed vLLM cannot be used; None if it can. Takes seconds."""
+    return loading_fault(VLLM_LOADING, VLLM_TIMEOUT)
+
+
+def loading_fault(code: str, timeout: float) -> str | None:
+    """What goes wrong when `code` runs, in a process of its own; None if nothing does."""
+    command = [sys.executable, "-P", "-c", code]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
-        return f"it does not load within {TIMEOUT:.0f} s"
+        return f"it does not load within {timeout:.0f} s"
     if done.returncode == 0:
         return None
     if done.returncode < 0:

@@ -168,7 +168,7 @@ def no_loading_bar(monkeypatch):
 @pytest.fixture
 def checks(monkeypatch):
     def replace(*items):
-        monkeypatch.setattr(doctor, "run_checks", lambda: iter(items))
+        monkeypatch.setattr(doctor, "run_checks", lambda model=None: iter(items))
 
     return replace
 
