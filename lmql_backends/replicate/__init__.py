@@ -1,0 +1,1 @@
+"""Models on Replicate: LMTP whose frames travel as predictions, and the Cog predictor that answers them."""

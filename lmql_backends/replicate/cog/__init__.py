@@ -1,0 +1,1 @@
+"""The other side: what runs inside a predictor on Replicate."""
