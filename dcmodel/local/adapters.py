@@ -14,13 +14,13 @@ from dcmodel.adapters import AdapterInfo, LoadedAdapter, check_adapter, check_ad
 from dcmodel.engine import Engine
 from dcmodel.errors import AdapterLoadError, DcModelError, InvalidRequestError
 from dcmodel.scheduling.mounted import MountedAdapter
-from dcmodel.scheduling.scheduler import Scheduler
+from dcmodel.scheduling.runner import AdapterRunner
 
 
 class AdapterTable:
     """Mounts and unmounts while the scheduler runs. Used from any thread."""
 
-    def __init__(self, engine: Engine, scheduler: Scheduler) -> None:
+    def __init__(self, engine: Engine, scheduler: AdapterRunner) -> None:
         self._engine = engine
         self._scheduler = scheduler
         self._lock = threading.Lock()
