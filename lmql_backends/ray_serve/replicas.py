@@ -46,12 +46,19 @@ class Replicas:
 
     async def _leave(self, name: str) -> None:
         try:
+            await self._pool.wait(lambda: self._may_go(name))
             await self._pool.remove(name)
         finally:
             del self._leaving[name]
             self._hold()
             if self.subscription.on_release is not None:
                 self.subscription.on_release()
+
+    def _may_go(self, name: str) -> bool:
+        """Where Serve replaces replicas, the new ones are joined before the last old one takes nothing new:
+        it still can, and somebody must."""
+        up = {worker.address for worker in self._pool.workers if worker.is_up}
+        return name not in up or not self._current or bool(self._current & up)
 
     def _hold(self) -> None:
         self.subscription.held = self._current | self._leaving.keys()

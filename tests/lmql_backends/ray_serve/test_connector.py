@@ -13,7 +13,7 @@ from fakes.fake_engine import loaded_fake
 from fakes.small_tokenizer import small_tokenizer
 
 from dcmodel.constraints import Regex
-from dcmodel.errors import ConnectionLostError
+from dcmodel.errors import ConnectionLostError, OverloadedError
 from dcmodel.local import LocalDcModel
 from dcmodel.mask import TokenMask
 from dcmodel.types import ScoreRequest
@@ -194,6 +194,29 @@ async def test_a_replica_that_leaves_ends_what_runs_there_and_gets_nothing_new(a
         await run(model, mixed_requests(alone, 6))
         assert_same(await stream.completion(), await run_one(alone, item), 1e-6)
         await model.pool.wait(lambda: [worker.address for worker in model.pool.workers] == [other])
+
+
+async def test_a_replica_that_is_replaced_takes_requests_until_another_one_is_there(alone):
+    async with balanced(2) as (model, _, replicas):
+        replicas.subscription.tell({"r0"})
+        await model.pool.wait(lambda: [worker.address for worker in model.pool.workers] == ["r0"])
+        item = request(alone, "city", max_tokens=20)
+        whole = await run_one(alone, item)
+        for _ in range(2):
+            for name in ("r1", "r0"):
+                replicas.subscription.tell({name})
+                await asyncio.sleep(0)
+                assert_same(await run_one(model, item), whole, 1e-6)
+                await model.pool.wait(lambda name=name: [w.address for w in model.pool.workers] == [name])
+
+
+async def test_the_last_replica_goes_when_there_is_no_other(alone):
+    async with balanced(1) as (model, _, replicas):
+        replicas.subscription.tell(set())
+        await model.pool.wait(lambda: not model.pool.workers)
+        with pytest.raises(OverloadedError, match="no worker is available"):
+            await run_one(model, request(alone, "city"))
+        assert not replicas.subscription.held
 
 
 async def test_a_replica_of_another_revision_or_name_is_not_joined():
