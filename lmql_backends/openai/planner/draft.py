@@ -8,10 +8,11 @@ from dcmodel.constraint import MaskRow, Matcher
 from dcmodel.errors import ConstraintRuntimeError
 from dcmodel.mask import allocate_rows, row_to_ids
 from dcmodel.scheduling.commits import MAX_DRAWS, leave_ways_out, no_choice, restrict, too_many_draws
-from dcmodel.scheduling.sequence import UNKNOWN, LogprobRecord, Sequence, SequenceBounds
+from dcmodel.scheduling.sequence import LogprobRecord, Sequence, SequenceBounds
 from dcmodel.types import GenerateRequest
 from dctokenizers import Tokenizer
 from lmql_backends.openai.planner.account import Account
+from lmql_backends.openai.records import forced_record
 
 
 class Draft(Sequence):
@@ -95,12 +96,13 @@ class Draft(Sequence):
     def know(self, place: int, record: LogprobRecord) -> None:
         """Note what an answer says of a forced token."""
         if self.want_logprobs and place == self.ready:
-            self.score(record, 0)
+            logprob, _, _, row, _ = record
+            self.score((logprob, 0.0, logprob, row, None), 0)
 
     def settle(self) -> None:
-        """Of the tokens that are left nothing will be known."""
+        """Of the forced tokens that are left nothing will be known, but that no other was allowed."""
         while self.ready < len(self.token_ids):
-            self.score(UNKNOWN, 0)
+            self.score(forced_record(), 0)
 
     def force(self) -> None:
         """From here on, no grammar of the endpoint's decides."""

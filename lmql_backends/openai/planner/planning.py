@@ -15,10 +15,11 @@ from lmql_backends.openai.endpoint_api import Asker
 from lmql_backends.openai.planner.asking import Questions
 from lmql_backends.openai.planner.choosing import OptionTokens
 from lmql_backends.openai.planner.draft import Draft
+from lmql_backends.openai.planner.experience import Experience
 from lmql_backends.openai.planner.grammars import canonical_text, loosened
 from lmql_backends.openai.planner.settings import PlannerSettings
 from lmql_backends.openai.planner.shortest import ShortestTokens
-from lmql_backends.openai.planner.text_run import TextRun
+from lmql_backends.openai.planner.text_run import Knowledge, TextRun
 from lmql_backends.openai.runner import AskRunner
 
 
@@ -45,6 +46,7 @@ class Planner:
         self._max_positions = max_positions
         self._options = OptionTokens()
         self._shortest = ShortestTokens(tokenizer)
+        self._experience = Experience()
 
     def prepared(self, request: GenerateRequest) -> GenerateRequest:
         """The request as it will be run: JSON of the default layout in any white space.
@@ -73,7 +75,9 @@ class Planner:
             streams = not self.asker.capabilities.list_prompts
         try:
             questions = Questions(self.asker, sequence, streams=streams)
-            await TextRun(questions, self.settings, self._options, self._shortest).go()
+            experience = self._experience if sequence.sampling.seed is None else Experience()
+            knowledge = Knowledge(self._options, self._shortest, experience)
+            await TextRun(questions, self.settings, knowledge).go()
         finally:
             sequence.settle()
 

@@ -14,6 +14,17 @@ from dctokenizers import Tokenizer
 NO_BYTES = 1 << 20
 
 
+def _kind(byte: int) -> int:
+    if byte >= 128:
+        return 5 if byte < 256 else 6
+    text = chr(byte)
+    return (text.isdigit(), text.islower(), text.isupper(), text.isspace(), True).index(True)
+
+
+KINDS = np.array([_kind(byte) for byte in range(257)])
+"""Of first bytes; the last one is of tokens without any."""
+
+
 class ShortestTokens:
     """Of one vocabulary. A part holds, for each byte with which an allowed text may go on, a shortest token
     that begins with it: where single bytes are tokens, no allowed text is out of reach."""
@@ -37,6 +48,12 @@ class ShortestTokens:
         part: MaskRow = allocate_rows(1, self._tokenizer.vocab_size)[0]
         row_from_ids(kept.tolist(), part.shape[0] * 32, part)
         return part
+
+    def like(self, token_ids: list[int]) -> NDArray[np.int64]:
+        """Tokens that begin as one of these: with a digit, a small letter, a space ... The shortest first."""
+        kinds = np.unique(KINDS[self._first_bytes[token_ids]])
+        ids = np.flatnonzero(np.isin(KINDS[self._first_bytes], kinds))
+        return ids[np.argsort(self._lengths[ids], kind="stable")]
 
     @cached_property
     def _special(self) -> list[int]:

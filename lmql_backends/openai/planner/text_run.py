@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dcmodel.constraint import Constraint, MaskRow
 from dcmodel.constraints import Choice
 from dcmodel.errors import DeadEndError, MaskNotRepresentableError
-from dcmodel.mask import row_allows
 from dcmodel.scheduling.randomness import SEED_MASK
-from dcmodel.types import TopLogprob
+from dcmodel.types import FinishReason, TopLogprob
 from lmql_backends.openai.planner.asking import Questions, apart
 from lmql_backends.openai.planner.choosing import OptionTokens, decides_at_once
 from lmql_backends.openai.planner.drawing import KnownHead, known_head
+from lmql_backends.openai.planner.experience import Experience
+from lmql_backends.openai.planner.place import Place, allows, not_allowed
 from lmql_backends.openai.planner.proposals import Proposal
 from lmql_backends.openai.planner.reading import FirstToken, Reading, Rejection, record_of
 from lmql_backends.openai.planner.settings import PlannerSettings
@@ -22,24 +24,19 @@ from lmql_backends.openai.planner.shortest import ShortestTokens
 from lmql_backends.openai.planner.whole_answers import WholeAnswers
 
 SMALLEST_WINDOW = 8
+MANY_REFUSALS = 4
+MANY_ATTEMPTS = 3
 LEAST_SHARE = 0.5
-"""Where the likeliest tokens hold less of the allowed mass than this, a mask is the better way, if there is
-one."""
+"""Where the likeliest tokens hold less of the allowed mass than this, masks and bans are the better way."""
 
 
-@dataclass(slots=True)
-class Place:
-    """What is known of the next token."""
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What the texts of a planner share."""
 
-    index: int
-    attempts: int = 0
-    tops: tuple[TopLogprob, ...] | None = None
-    """The likeliest tokens of the model; None: not known."""
-    are_raw: bool | None = None
-    refused: list[TopLogprob] = field(default_factory=list)
-    """Drawn, and not allowed."""
-    also_refused: set[int] = field(default_factory=set)
-    """Seen among the likeliest of a biased answer, and not allowed."""
+    options: OptionTokens
+    shortest: ShortestTokens
+    experience: Experience
 
 
 class TextRun:
@@ -49,21 +46,18 @@ class TextRun:
     mask or a list of bans where it is not.
     """
 
-    def __init__(
-        self,
-        questions: Questions,
-        settings: PlannerSettings,
-        options: OptionTokens,
-        shortest: ShortestTokens,
-    ) -> None:
-        self._options = options
-        self._shortest = shortest
+    def __init__(self, questions: Questions, settings: PlannerSettings, knowledge: Knowledge) -> None:
+        self._options = knowledge.options
+        self._shortest = knowledge.shortest
+        self._experience = knowledge.experience
         self._questions = questions
         self._draft = questions.draft
         self._account = questions.draft.account
         self._settings = settings
         self._window = settings.largest_window if questions.streams else settings.window
         self._place = Place(-1)
+        self._refusals = 0
+        self._bans_hold = True
         self._whole = WholeAnswers(questions, settings)
 
     async def go(self) -> None:
@@ -85,6 +79,13 @@ class TextRun:
                 draft.backtrack(error)
             draft.settle()
             self._notify()
+        if draft.ending is not None and draft.ending[0] is FinishReason.STOP:
+            self._experience.add_length(self._rule_key, draft.output_length)
+
+    @property
+    def _rule_key(self) -> Hashable:
+        rule = self._draft.request.constraint
+        return None if rule is None else rule.key
 
     def _notify(self) -> None:
         if self._draft.is_armed and self._draft.notify is not None:
@@ -105,7 +106,7 @@ class TextRun:
         elif (masked := self._first_mask(row)) is not None:
             await self._ask(masked[0], window=masked[1])
         else:
-            await self._speculate()
+            await self._speculate(row)
 
     def _first_mask(self, row: MaskRow | None) -> tuple[Proposal, int] | None:
         """A mask that is better than a free answer, and how many tokens to draw under it."""
@@ -136,15 +137,36 @@ class TextRun:
         row = self._options.row(rule, self._draft)
         return None if row is None else self._questions.exactly(row)
 
-    async def _speculate(self) -> None:
+    async def _speculate(self, row: MaskRow | None) -> None:
         """Draw freely. Exact: refused draws are thrown away."""
-        reading = await self._ask(self._questions.free(), window=self._window)
+        is_first = not self._draft.output_length
+        window = self._next_window()
+        wary = self._wary(row)
+        reading = await self._ask(wary or self._questions.free(), window=window)
+        if wary is not None and not reading.taken and reading.rejection is None:
+            self._bans_hold = False
         if self._questions.streams:
             return
-        if not reading.is_over and reading.taken >= self._window:
+        if not reading.is_over and reading.taken >= window:
             self._window = min(2 * self._window, self._settings.largest_window)
-        elif reading.is_over and reading.taken < self._window // 4:
+        elif reading.is_over and reading.taken < window // 4 and not is_first:
             self._window = max(self._window // 2, SMALLEST_WINDOW)
+
+    def _wary(self, row: MaskRow | None) -> Proposal | None:
+        """After many refusals: without what is refused usually, as long as that may not soon be allowed."""
+        if row is None or self._refusals < MANY_REFUSALS or not self._bans_hold:
+            return None
+        means, added, size = self._questions.means, self._questions.added, self._draft.vocab_size
+        found = not_allowed(row, self._experience.refused(size), size)[: max(means.most_bans - len(added), 0)]
+        return means.banning(found, added) if found else None
+
+    def _next_window(self) -> int:
+        """How many tokens are asked for: as many as texts of this rule have, where that is known."""
+        length = None if self._questions.streams else self._experience.length(self._rule_key)
+        if length is None:
+            return self._window
+        done = self._draft.output_length
+        return min(max(length - done, done // 2, SMALLEST_WINDOW), self._window)
 
     async def _ask(self, proposal: Proposal, *, window: int, temperature: float | None = None) -> Reading:
         place = self._place
@@ -158,18 +180,12 @@ class TextRun:
 
     def _note(self, rejection: Rejection, *, is_free: bool) -> None:
         """What a refused token tells of its place."""
+        self._experience.add_refused(item.token_id for item in rejection.drawn)
+        self._refusals += 1
         index = len(self._draft.token_ids)
         if self._place.index != index:
             self._place = Place(index, attempts=1)
-        place = self._place
-        if is_free or rejection.are_raw:
-            place.refused += rejection.drawn
-            if rejection.tops:
-                place.tops, place.are_raw = rejection.tops, rejection.are_raw
-        else:
-            place.also_refused |= {item.token_id for item in rejection.drawn}
-            if place.tops is None:
-                place.also_refused |= {item.token_id for item in rejection.tops}
+        self._place.note(rejection, is_free=is_free)
 
     # -- corrections -------------------------------------------------------------------------------
 
@@ -183,17 +199,23 @@ class TextRun:
         head = self._head(row)
         if head is not None and await self._draw_from(head, row):
             return
-        proposal = self._questions.exactly(row)
-        if proposal is not None:
-            await self._ask(proposal, window=1)
-            return
-        proposal = self._questions.means.banning(self._bans(row), self._questions.added)
-        if proposal is not None:
-            await self._ask(proposal, window=self._window)
+        exact = self._questions.exactly(row)
+        bans = self._bans(row) if exact is None or self._is_hopeful(head) else None
+        if bans is not None:
+            self._place.was_banned = True
+            is_hard = self._place.attempts >= MANY_ATTEMPTS
+            await self._ask(bans, window=1 if is_hard else self._next_window())
+        elif exact is not None:
+            await self._ask(exact, window=1)
         elif self._draft.sampling_now.temperature:
             await self._ask(self._questions.free(), window=self._window)
         else:
             await self._ask_part(row)
+
+    def _is_hopeful(self, head: KnownHead | None) -> bool:
+        """Whether bans are better than a mask that is exact: they may hold for the rest of the text."""
+        is_choice = isinstance(self._draft.request.constraint, Choice)
+        return not is_choice and not self._place.was_banned and (head is None or bool(head.allowed))
 
     async def _ask_at_last(self, row: MaskRow) -> None:
         """After too many attempts. Whatever the endpoint answers, there are not many more."""
@@ -235,17 +257,28 @@ class TextRun:
 
     def _bans_dead_ends(self, row: MaskRow) -> bool:
         """Ban what the mask allows and the constraint refused all the same; whether there was any."""
-        place = self._place
-        refused = {item.token_id for item in place.refused} | place.also_refused
-        found = {token_id for token_id in refused if row_allows(row, token_id)}
+        size = self._draft.vocab_size
+        found = {token_id for token_id in self._place.drawn_ids if allows(row, token_id, size)}
         for token_id in found:
             self._draft.ban(token_id)
         return bool(found)
 
-    def _bans(self, row: MaskRow) -> set[int]:
-        place = self._place
-        known = {item.token_id for item in (*place.refused, *(place.tops or ()))} | place.also_refused
-        return {token_id for token_id in known if not row_allows(row, token_id)}
+    def _bans(self, row: MaskRow) -> Proposal | None:
+        """Without tokens that are not allowed: those that were seen here, and as many others as there is room
+        for, the most usual ones first. None where the model could give no other token than before."""
+        means, added, size = self._questions.means, self._questions.added, self._draft.vocab_size
+        refused = self._place.forbidden(row, size)
+        room = means.most_bans - len(added)
+        if not refused or room <= 0 or (len(refused) > room and not self._draft.sampling_now.temperature):
+            return None
+        others: list[int] = []
+        if len(refused) < room:
+            others = not_allowed(row, self._experience.refused(size), size)
+        if self._place.attempts >= MANY_ATTEMPTS and len(refused) < room:
+            like = self._shortest.like([item for item in self._place.drawn_ids if item < size])
+            near, half = not_allowed(row, like, size), (room - len(refused)) // 2
+            others = [*near[:half], *others, *near[half:]]
+        return means.banning(list(dict.fromkeys((*refused, *others)))[:room], added)
 
     def _head(self, row: MaskRow) -> KnownHead | None:
         """The likeliest tokens, where a draw from them can be exact."""
@@ -255,9 +288,10 @@ class TextRun:
         warmth = sampling.temperature
         if warmth > 1.0 or (0.0 < warmth < 1.0 and not place.are_raw):
             return None
-        limit = self._draft.vocab_size
-        allows = [item.token_id < limit and row_allows(row, item.token_id) for item in place.tops]
-        return known_head(place.tops, place.refused, allows)
+        size = self._draft.vocab_size
+        return known_head(
+            place.tops, place.refused, [allows(row, item.token_id, size) for item in place.tops]
+        )
 
     async def _draw_from(self, head: KnownHead, row: MaskRow) -> bool:
         """Draw from the likeliest tokens; from the rest, with the endpoint's help. False: another way is
@@ -274,7 +308,7 @@ class TextRun:
         if bans is None and head.rest > 0.0:
             return False
         own, rest = head.weights(warmth)
-        if sum(own) < LEAST_SHARE * (sum(own) + rest) and self._questions.exactly(row) is not None:
+        if sum(own) < LEAST_SHARE * (sum(own) + rest):
             return False
         item = head.pick(warmth, self._uniform())
         if item is not None:
@@ -294,7 +328,7 @@ class TextRun:
         found = first.found
         if found is None or found.token_id in head.seen:
             return
-        if not row_allows(row, found.token_id):
+        if not allows(row, found.token_id, self._draft.vocab_size):
             if first.is_raw:
                 self._place.refused.append(found)
         elif head.keeps(found.logprob, warmth, self._uniform()):

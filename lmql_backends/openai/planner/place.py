@@ -1,0 +1,63 @@
+"""`Place`: what is known of the next token of a text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcmodel.constraint import MaskRow
+from dcmodel.mask import row_allows, row_to_bools
+from dcmodel.types import TopLogprob
+from lmql_backends.openai.planner.reading import Rejection
+
+
+@dataclass(slots=True)
+class Place:
+    """Grows while tokens are refused there."""
+
+    index: int
+    attempts: int = 0
+    tops: tuple[TopLogprob, ...] | None = None
+    """The likeliest tokens of the model; None: not known."""
+    are_raw: bool | None = None
+    refused: list[TopLogprob] = field(default_factory=list)
+    """Drawn, and not allowed."""
+    also_refused: set[int] = field(default_factory=set)
+    """Seen among the likeliest of a biased answer, and not allowed."""
+    was_banned: bool = False
+    """An answer was asked for without the tokens that were refused."""
+
+    def note(self, rejection: Rejection, *, is_free: bool) -> None:
+        """What a refused token tells. `is_free`: the answer was drawn without a bias."""
+        if is_free or rejection.are_raw:
+            self.refused += rejection.drawn
+            if rejection.tops:
+                self.tops, self.are_raw = rejection.tops, rejection.are_raw
+        else:
+            self.also_refused |= {item.token_id for item in rejection.drawn}
+            if self.tops is None:
+                self.also_refused |= {item.token_id for item in rejection.tops}
+
+    @property
+    def drawn_ids(self) -> set[int]:
+        """Tokens that were drawn and refused; perhaps others that would be."""
+        return {item.token_id for item in self.refused} | self.also_refused
+
+    def forbidden(self, row: MaskRow, vocab_size: int) -> list[int]:
+        """Tokens that were seen here, and that `row` does not allow: the likeliest first."""
+        seen = [item.token_id for item in (*self.refused, *(self.tops or ()))]
+        known = dict.fromkeys((*seen, *self.also_refused))
+        return [item for item in known if not allows(row, item, vocab_size)]
+
+
+def allows(row: MaskRow, token_id: int, vocab_size: int) -> bool:
+    """Also of ids past the vocabulary, as a model's rows may have them."""
+    return token_id < vocab_size and row_allows(row, token_id)
+
+
+def not_allowed(row: MaskRow, ids: NDArray[np.int64], vocab_size: int) -> list[int]:
+    """Those of `ids` (of the vocabulary) that `row` does not allow, in their order."""
+    kept: list[int] = ids[~row_to_bools(row, vocab_size)[ids]].tolist()
+    return kept
