@@ -10,12 +10,15 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 RUNTIME := $(VENV)/.dcmodel-runtime
 TOOLS := $(VENV)/.dcmodel-tools
 PYTEST_ARGS ?=
+RAY := .venv-ray
+RAY_PIP := $(RAY)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+RAY_TOOLS := $(RAY)/.dcmodel-ray
 
-.PHONY: help demo test soak llamacpp check format bench tiny clean
+.PHONY: help demo test test-ray soak llamacpp check format bench table tiny clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(RUNTIME) ## install, then constrained generation and scoring on the embedded model
 	@$(BIN)/dcmodel demo
@@ -23,6 +26,9 @@ demo: $(RUNTIME) ## install, then constrained generation and scoring on the embe
 test: $(TOOLS) ## install, then the whole test suite
 	-@$(BIN)/python scripts/install_llama_cpp.py
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-ray: $(RAY_TOOLS) ## the server on a small cluster of Ray, in an environment of its own
+	$(RAY)/bin/python -m pytest tests/lmql_backends/ray_serve $(PYTEST_ARGS)
 
 llamacpp: $(TOOLS) ## compile llama-cpp-python, once, and install it: `make test` does that
 	@$(BIN)/python scripts/install_llama_cpp.py
@@ -43,11 +49,14 @@ bench: $(TOOLS) ## the measurements behind the claims
 	-@$(BIN)/python scripts/install_llama_cpp.py
 	$(BIN)/python -m benchmarks
 
+table: $(TOOLS) ## the conformance suite on every backend, recorded, and README's table made of the record
+	$(BIN)/python scripts/backend_table.py --run
+
 tiny: $(TOOLS) ## train the embedded model again
 	$(BIN)/python -m lmql_backends.tiny.train
 
 clean: ## remove the environment and all caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(RAY) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # torch goes first, at the version of constraints.txt, so that nothing else can pull another one.
 $(RUNTIME): pyproject.toml constraints.txt
@@ -62,4 +71,13 @@ $(RUNTIME): pyproject.toml constraints.txt
 $(TOOLS): $(RUNTIME)
 	@echo "Installing the development tools"
 	@$(PIP) -e ".[all]" --group dev
+	@touch $@
+
+# An environment of its own: Ray is large, and `make test` does without it.
+$(RAY_TOOLS): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Error: Python 3.11, 3.12 or 3.13 is needed; try: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(RAY)/bin/python || { echo "Creating $(RAY) with $(PYTHON)"; $(PYTHON) -m venv $(RAY); }
+	@echo "Installing Ray and dcmodel (1.6 GB, once)"
+	@$(RAY_PIP) torch
+	@$(RAY_PIP) -e ".[ray,transformers,openai]" httpx hypothesis psutil pytest pytest-asyncio pytest-timeout
 	@touch $@
