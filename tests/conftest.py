@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--backend", default=None, help="run the conformance suite on this registered backend only"
     )
     group.addoption("--model", default=None, help="the model for --backend; default: the embedded one")
+    group.addoption("--record", default=None, metavar="FILE", help="write down what the suite found, as JSON")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--record"):
+        from conformance.recording import Recorder
+
+        config.pluginmanager.register(Recorder(Path(config.getoption("--record"))))
 
 
 @pytest.fixture(scope="session", autouse=True)
