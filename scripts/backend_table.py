@@ -57,7 +57,8 @@ INTRODUCTION = f"""\
 `pytest tests/conformance` holds every backend against the same tests. `make table` runs it, records what it
 finds in [conformance.json](conformance.json), and makes the README's table and this page of that record. A
 cell says *yes* if all of its tests passed. *Within limits*: they passed, but for those that need something
-that the backend declares not to have; that it refuses such requests, or marks their results, is a test, too."""
+that the backend declares not to have; that it refuses such requests, or marks their results, is a test,
+too."""
 
 
 @dataclass(frozen=True)
