@@ -60,6 +60,7 @@ class Job:
         self._pace = pace
         self._spawn = spawn
         self._retries = Retries(settings, pace.clock(), pace.rng)
+        self._last_event_id = ""
 
     async def run(self) -> None:
         """Until all is answered. Raises `AttemptFailed`; `InvalidRequestError` for what cannot be said."""
@@ -92,13 +93,13 @@ class Job:
     async def _follow(self, prediction: Prediction) -> None:
         """Read what it puts out to its end, through breaks of the connection. Raises `AttemptFailed` for its
         own failure, and where it cannot be followed any more."""
-        last_event_id = ""
+        self._last_event_id = ""
         try:
             while not self._batch.is_over and not prediction.is_over:
                 before = self._batch.progress
                 try:
                     if prediction.urls.stream:
-                        last_event_id = await self._read(prediction, last_event_id)
+                        await self._read(prediction)
                     else:
                         await self._pace.sleep(LOOK_SECONDS)
                     if self._batch.is_over:
@@ -120,17 +121,20 @@ class Job:
             return
         self._settle(prediction)
 
-    async def _read(self, prediction: Prediction, last_event_id: str) -> str:
-        """The stream until it ends or says that nothing follows; the id of the last event."""
+    async def _read(self, prediction: Prediction) -> None:
+        """The stream, from where the last one broke, until it ends or says that nothing follows."""
         parser = EventParser()
         try:
-            async with self._api.stream(prediction, last_event_id) as pieces, aclosing(pieces) as source:
+            async with (
+                self._api.stream(prediction, self._last_event_id) as pieces,
+                aclosing(pieces) as source,
+            ):
                 async for piece in source:
                     events = parser.feed(piece)
-                    last_event_id = events[-1].id if events else last_event_id
+                    self._last_event_id = events[-1].id if events else self._last_event_id
                     self._batch.take([event.data for event in events if event.name == "output"])
                     if self._batch.is_over or any(event.name in LAST for event in events):
-                        return last_event_id
+                        return
         except AttemptFailed as failure:
             if failure.kind is Kind.TIMEOUT:  # a cold boot may be silent for longer
                 logger.info("the stream of prediction %s is silent: %s", prediction.id, failure)
@@ -142,7 +146,6 @@ class Job:
         except (EventTooLongError, UnicodeDecodeError) as error:
             raise AttemptFailed(Kind.BAD_RESPONSE, f"the stream is broken: {error}") from error
         self._batch.broken()
-        return last_event_id
 
     async def _look(self, prediction: Prediction) -> Prediction:
         now = await self._api.get(prediction)

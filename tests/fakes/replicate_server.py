@@ -82,18 +82,24 @@ class ReplicateServer:
         self.booted = asyncio.Event()
         """Predictions start when it is set, as it is unless a test clears it."""
         self.booted.set()
+        self.answering = asyncio.Event()
+        """What creates a prediction is answered when it is set, as it is unless a test clears it."""
+        self.answering.set()
+        self.cutting = asyncio.Event()
+        """`Faults.cuts` are made when it is set, as it is unless a test clears it."""
+        self.cutting.set()
         self.created: list[dict[str, Any]] = []
         self.heads: list[dict[str, str]] = []
         """Of creating POSTs."""
         self.cancelled: list[str] = []
         self.streams: list[str] = []
         """What Last-Event-ID each stream was opened with."""
-        self.cancel_seen = asyncio.Event()
         self.records: dict[str, Record] = {}
         self.url = ""
         self._predict = predict
         self._inputs = inputs
         self._numbers = count(1)
+        self._changed = asyncio.Event()
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
@@ -125,6 +131,12 @@ class ReplicateServer:
         await asyncio.gather(*tasks, return_exceptions=True)
         assert self._runner is not None
         await self._runner.cleanup()
+
+    async def until(self, happened: Callable[[], object]) -> None:
+        """Wait for what requests bring about."""
+        while not happened():
+            self._changed.clear()
+            await self._changed.wait()
 
     # -- what stands behind names ------------------------------------------------------------------
 
@@ -165,6 +177,7 @@ class ReplicateServer:
     async def _create(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.created.append(body)
+        self._changed.set()
         self.heads.append(dict(request.headers))
         if self.faults.creates:
             status, headers, fields = self.faults.creates.popleft()
@@ -177,6 +190,8 @@ class ReplicateServer:
         record = Record(f"prediction{next(self._numbers)}", body["input"])
         self.records[record.id] = record
         record.task = asyncio.create_task(self._run(record))
+        self._changed.set()
+        await self.answering.wait()
         if self.faults.torn_creates:
             self.faults.torn_creates -= 1
             assert request.transport is not None
@@ -218,7 +233,7 @@ class ReplicateServer:
         if record is None:
             return not_found()
         self.cancelled.append(record.id)
-        self.cancel_seen.set()
+        self._changed.set()
         if not record.is_over:
             assert record.task is not None
             record.task.cancel()
@@ -252,6 +267,7 @@ class ReplicateServer:
         record = self.records.get(request.match_info["id"])
         last = request.headers.get("Last-Event-ID", "")
         self.streams.append(last)
+        self._changed.set()
         if self.faults.streams:
             return problem(self.faults.streams.popleft(), "Trouble", "with the stream")
         if record is None:
@@ -264,6 +280,7 @@ class ReplicateServer:
         while True:
             await self._news_behind(record, place)
             if limit is not None and place >= limit:
+                await self.cutting.wait()
                 await response.write(b"event: output\nid: torn\ndata: [{\n")
                 assert request.transport is not None
                 request.transport.close()
