@@ -8,12 +8,14 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import Self
 
+from dcmodel.adapters import AdapterInfo, check_adapter_name
 from dcmodel.constraints.mask_answers import Answer
 from dcmodel.errors import CapabilityError
 from dcmodel.local.base import SequenceModel
 from dcmodel.local.session import checked_look
 from dcmodel.mask import TokenMask
 from dcmodel.model import GenerateStream
+from dcmodel.scheduling.mounted import MountedAdapter
 from dcmodel.types import GenerateRequest, NextTokens, ScoreRequest, ScoreResult
 from dctokenizers import Tokenizer
 from lmql_backends.lmtp.client import LMTPClient
@@ -25,10 +27,14 @@ from lmql_backends.lmtp.protocol.messages import (
     Described,
     Distributions,
     GetTokenizer,
+    Mount,
+    Mounted,
     Scored,
     TokenizerFile,
+    Unmount,
+    Unmounted,
 )
-from lmql_backends.lmtp.protocol.results import model_info_of, score_result_of
+from lmql_backends.lmtp.protocol.results import adapter_info_of, model_info_of, score_result_of
 from lmql_backends.lmtp.remote_scheduler import RemoteScheduler
 from lmql_backends.lmtp.remote_sessions import ServedName
 from lmql_backends.lmtp.retry import RetryPolicy
@@ -60,6 +66,7 @@ class LMTPDcModel(SequenceModel):
             max_positions=described.max_positions,
         )
         self.can_heal = described.can_heal
+        self._adapters = tuple(map(adapter_info_of, described.adapters))
 
     @classmethod
     async def open(
@@ -109,13 +116,13 @@ class LMTPDcModel(SequenceModel):
         adapter: str | None = None,
     ) -> list[NextTokens]:
         look = checked_look(k, self._vocab_size)
-        checked = self._checked_prefixes(prefixes, masks, adapter)
+        checked = self._checked_prefixes(prefixes, masks)
         if not checked:
             return []
         width = self._vocab_size if look.k is None else look.k
         sizes = [len(request.prompt_ids) for request, _ in checked]
         parts = [checked[begin:end] for begin, end in spans(sizes, numbers_each=width, is_per_token=False)]
-        found = await together([self._next_tokens(part, look.k) for part in parts])
+        found = await together([self._next_tokens(part, look.k, adapter) for part in parts])
         return [item for part in found for item in part]
 
     async def _score(self, request: ScoreRequest) -> ScoreResult:
@@ -126,7 +133,7 @@ class LMTPDcModel(SequenceModel):
         return score_result_of(request, scored)
 
     async def _next_tokens(
-        self, checked: Seq[tuple[GenerateRequest, TokenMask | None]], k: int | None
+        self, checked: Seq[tuple[GenerateRequest, TokenMask | None]], k: int | None, adapter: str | None
     ) -> list[NextTokens]:
         found = await self._client.ask(
             lambda id_: requests.next_tokens_to_wire(
@@ -135,12 +142,48 @@ class LMTPDcModel(SequenceModel):
                 [mask for _, mask in checked] if any(mask is not None for _, mask in checked) else None,
                 k,
                 vocab_size=self.tokenizer.vocab_size,
+                adapter=adapter,
                 model=self._name,
                 fingerprint=self._fingerprint,
             ),
             Distributions,
         )
         return list(map(distributions.from_wire, found.items))
+
+    # -- adapters ----------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """What the server had when it was asked last: at the beginning, and with each (un)mounting from
+        here. Others may have changed it since: a request that names another one is sent all the same."""
+        return self._adapters
+
+    async def mount_adapter(self, name: str, source: str) -> AdapterInfo:
+        """`source`: as the server understands it. Raises also `CapabilityError` where it mounts nothing for
+        clients."""
+        check_adapter_name(name)
+        mounted = await self._client.ask(
+            lambda id_: Mount(id=id_, name=name, source=source, model=self._name), Mounted
+        )
+        await self._look_at_adapters()
+        return adapter_info_of(mounted.adapter)
+
+    async def unmount_adapter(self, name: str) -> None:
+        await self._client.ask(lambda id_: Unmount(id=id_, name=name, model=self._name), Unmounted)
+        await self._look_at_adapters()
+
+    async def _look_at_adapters(self) -> None:
+        described = await self._client.ask(lambda id_: Describe(id=id_, model=self._name), Described)
+        self._adapters = tuple(map(adapter_info_of, described.adapters))
+
+    def _check_generation(self, request: GenerateRequest) -> None:
+        super()._check_generation(replace(request, adapter=None) if request.adapter else request)
+
+    def _check_score(self, request: ScoreRequest) -> None:
+        super()._check_score(replace(request, adapter=None) if request.adapter else request)
+
+    def _mounted(self, name: str | None) -> MountedAdapter | None:
+        return None if name is None else MountedAdapter(name)
 
     async def aclose(self) -> None:
         await super().aclose()

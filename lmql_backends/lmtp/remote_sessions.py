@@ -112,6 +112,7 @@ class RemoteSessions:
             max_tokens=min(sequence.limit - sequence.prompt_length, LARGEST),
             top_logprobs=sequence.top_logprobs,
             ignore_eos=True,  # where the text ends is decided on this side
+            adapter="" if sequence.mounted is None else sequence.mounted.name,
             model=self._served.model,
             fingerprint=self._served.fingerprint,
         )

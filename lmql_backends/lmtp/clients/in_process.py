@@ -18,14 +18,14 @@ class InProcessConnector(Connector):
         """`models` must allow to be used in the client's loop; whoever made them closes them."""
         self.name = "this process"
         self._models = models
-        self._limits = limits
+        self._limits = limits or ConnectionLimits(mount_from=None)
 
     async def connect(self, receiver: Receiver) -> Transport:
         return _InProcessTransport(self._models, self._limits, receiver)
 
 
 class _InProcessTransport(Transport):
-    def __init__(self, models: Models, limits: ConnectionLimits | None, receiver: Receiver) -> None:
+    def __init__(self, models: Models, limits: ConnectionLimits, receiver: Receiver) -> None:
         self._receiver: Receiver | None = receiver
         self._connection = ServerConnection(models, self._deliver, limits)
 

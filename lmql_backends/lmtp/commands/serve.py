@@ -14,6 +14,7 @@ from lmql_backends.lmtp.commands.serve_arguments import (
     add_model_arguments,
     add_network_arguments,
     check_installed,
+    memory_of,
     settings_of,
     sources_of,
     tls_of,
@@ -32,6 +33,10 @@ EPILOG = """examples:
   dcmodel serve chat=org/model small=model.gguf     two models, under names of their own
   dcmodel serve --allow-model a=org/a --allow-model b=org/b --max-models 1
                                                     loaded when they are asked for, one at a time
+  dcmodel serve --allow-model a=org/a --allow-model b=org/b --memory 16 --warm-up
+                                                    as many as fit 16 GB
+  dcmodel serve base=path/to/model --adapter base:law=path/to/adapter
+                                                    asked for as base:law, or law
   dcmodel serve path/to/model --workers 4           four processes and a balancer before them
   dcmodel serve path/to/model --ray --autoscale 1:4 as an application of Ray Serve
   dcmodel serve --limits openai --faults plan.json  a strict OpenAI that fails as planned
@@ -85,12 +90,17 @@ def execute(arguments: argparse.Namespace, output: Output) -> int:
 
 
 async def _serve(arguments: argparse.Namespace, output: Output, double: Double | None) -> int:
-    from lmql_backends.lmtp.server.models import OnDemandModels
+    from lmql_backends.lmtp.server.on_demand import OnDemandModels
     from lmql_backends.lmtp.server.run import Ending, run_server
     from lmql_backends.lmtp.server.server import LMTPServer
 
     sources = sources_of(arguments)
-    models = OnDemandModels(sources, max_models=arguments.max_models or len(sources))
+    models = OnDemandModels(
+        sources,
+        max_models=arguments.max_models or len(sources),
+        max_bytes=memory_of(arguments),
+        warm_up=arguments.warm_up,
+    )
     server = LMTPServer(
         models,
         host=arguments.host,

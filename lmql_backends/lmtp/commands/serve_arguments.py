@@ -14,14 +14,14 @@ from dcmodel.errors import InvalidRequestError, MissingDependencyError, SetupErr
 
 if TYPE_CHECKING:
     from dcmodel.llm import LLM
-    from lmql_backends.lmtp.server.models import Source
+    from lmql_backends.lmtp.server.on_demand import Source
     from lmql_backends.lmtp.server.settings import ServerSettings
 
 PORT = 8080
 """Where LMQL's clients look for a server."""
 DISTRIBUTIONS = ("uvicorn", "websockets", "h11", "prometheus-client")
 TOKEN_VARIABLE = "DCMODEL_TOKEN"
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +41,24 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="loaded when it is asked for (repeat it)",
     )
     group.add_argument("--max-models", metavar="N", type=int, help="loaded at a time (default: all)")
+    group.add_argument("--memory", metavar="GB", type=float, help="of all loaded models (default: no limit)")
+    group.add_argument(
+        "--warm-up", action="store_true", help="generate a few tokens before a model counts as ready"
+    )
+    group.add_argument(
+        "--adapter",
+        metavar="MODEL:NAME=PATH",
+        action="append",
+        default=[],
+        help="LoRA adapter, mounted when its model is loaded; without MODEL: on the first one (repeat it)",
+    )
+    group.add_argument(
+        "--allow-mounting",
+        metavar="FOLDER",
+        action="append",
+        default=[],
+        help="clients may mount adapters from this folder, and unmount any (repeat it)",
+    )
     group.add_argument("--backend", metavar="B", help="see `dcmodel backends`")
     group.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps")
     group.add_argument("--dtype", metavar="T", help="float32, bfloat16, float16")
@@ -117,27 +135,50 @@ def settings_of(arguments: argparse.Namespace) -> ServerSettings:
         max_connections=arguments.max_connections,
         max_requests=arguments.max_requests,
         max_body_bytes=arguments.max_body * MIB,
-        limits=ConnectionLimits(max_streams=arguments.max_streams, max_frame_bytes=arguments.max_frame * MIB),
+        limits=ConnectionLimits(
+            max_streams=arguments.max_streams,
+            max_frame_bytes=arguments.max_frame * MIB,
+            mount_from=_folders(getattr(arguments, "allow_mounting", [])),
+        ),
     )
 
 
 def sources_of(arguments: argparse.Namespace) -> dict[str, Source]:
     """The models by the names under which they are served, the default first."""
     from dcmodel.registry import EMBEDDED
-    from lmql_backends.lmtp.server.models import Source
+    from lmql_backends.lmtp.server.model_sizes import file_bytes
+    from lmql_backends.lmtp.server.on_demand import Source
 
     given = arguments.models or (
         [] if arguments.allow_model else [os.environ.get("DCMODEL_MODEL") or EMBEDDED]
     )
-    sources: dict[str, Source] = {}
+    models: dict[str, str] = {}
     for argument in (*given, *arguments.allow_model):
         name, model = _name_and_model(argument)
-        if name in sources:
+        if name in models:
             raise InvalidRequestError(
                 f"two models have the name {name!r}.", remedy="Give them names: NAME=MODEL."
             )
-        sources[name] = Source(open=partial(_open, arguments, model), is_pinned=argument in given)
-    return sources
+        models[name] = model
+    adapters = _adapters(arguments.adapter, list(models))
+    return {
+        name: Source(
+            open=partial(_open, arguments, model),
+            is_pinned=place < len(given),
+            size=partial(file_bytes, model),
+            adapters=adapters[name],
+        )
+        for place, (name, model) in enumerate(models.items())
+    }
+
+
+def memory_of(arguments: argparse.Namespace) -> int | None:
+    """Bytes for all loaded models. Raises `InvalidRequestError`."""
+    if arguments.memory is None:
+        return None
+    if not arguments.memory > 0:
+        raise InvalidRequestError(f"--memory is {arguments.memory}.", remedy="Give gigabytes, as in 16.")
+    return int(arguments.memory * GIB)
 
 
 def tls_of(arguments: argparse.Namespace) -> ssl.SSLContext | None:
@@ -186,6 +227,37 @@ def _name_and_model(argument: str) -> tuple[str, str]:
     if not name or not model:
         raise InvalidRequestError(f"{argument!r} names no model.", remedy="Write it as NAME=MODEL.")
     return name, model
+
+
+def _adapters(given: list[str], models: list[str]) -> dict[str, dict[str, str]]:
+    """Where each adapter is, by model and by its name."""
+    from dcmodel.adapters import check_adapter_name
+
+    found: dict[str, dict[str, str]] = {model: {} for model in models}
+    for argument in given:
+        names, _, path = argument.partition("=")
+        model, colon, name = names.rpartition(":")
+        model = model if colon else models[0]
+        if not path or model not in found:
+            raise InvalidRequestError(
+                f"--adapter {argument!r} names {'no path' if not path else f'no model {model!r}'}.",
+                remedy=f"Write it as MODEL:NAME=PATH; models are {', '.join(models)}.",
+            )
+        check_adapter_name(name)
+        if name in found[model]:
+            raise InvalidRequestError(f"the model {model!r} gets two adapters {name!r}.")
+        found[model][name] = path
+    return found
+
+
+def _folders(given: list[str]) -> tuple[Path, ...]:
+    folders = tuple(Path(folder).expanduser() for folder in given)
+    for folder in folders:
+        if not folder.is_dir():
+            raise InvalidRequestError(
+                f"--allow-mounting {str(folder)!r} is no folder.", remedy="Give a folder that holds adapters."
+            )
+    return folders
 
 
 def _open(arguments: argparse.Namespace, model: str) -> LLM:

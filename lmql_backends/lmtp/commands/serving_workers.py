@@ -73,6 +73,12 @@ def worker_arguments(arguments: argparse.Namespace) -> list[str]:
             found += [f"--{name.replace('_', '-')}", str(value)]
     for option in arguments.option:
         found += ["--option", option]
+    for adapter in arguments.adapter:
+        found += ["--adapter", adapter]
+    for folder in arguments.allow_mounting:
+        found += ["--allow-mounting", folder]
+    if arguments.warm_up:
+        found.append("--warm-up")
     return [*found, *AS_WORKER]
 
 

@@ -7,81 +7,28 @@ their default are left out; unknown fields are ignored, so that a peer may be ne
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from dcmodel.types import Certificate, SamplingParams, Usage
+from lmql_backends.lmtp.protocol.parts import Adapter as Adapter
+from lmql_backends.lmtp.protocol.parts import Columns as Columns
+from lmql_backends.lmtp.protocol.parts import Count as Count
+from lmql_backends.lmtp.protocol.parts import Distribution as Distribution
+from lmql_backends.lmtp.protocol.parts import Id as Id
+from lmql_backends.lmtp.protocol.parts import Mask as Mask
+from lmql_backends.lmtp.protocol.parts import Part as Part
+from lmql_backends.lmtp.protocol.parts import Request as Request
+from lmql_backends.lmtp.protocol.parts import Scores as Scores
+from lmql_backends.lmtp.protocol.parts import TokenId as TokenId
+from lmql_backends.lmtp.protocol.parts import Top as Top
 
 VERSION = 2
-Id = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
-TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
-Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 
 
 class Message(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False, tag_field="type", tag=str.lower):
     """Base of all messages; the tag is the class's name in small letters."""
-
-
-class Part(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
-    """Base of what messages consist of."""
-
-
-class Mask(Part):
-    """Which tokens a caller allows; the shortest of three forms."""
-
-    form: str
-    """``bits``: packed int32 words, lowest bit first, 1 = allowed. ``allow``, ``ban``: ids."""
-    data: bytes
-    """Little-endian; ids are uint32."""
-
-
-class Top(Part):
-    """The likeliest tokens of one place, likeliest first."""
-
-    token_ids: list[int]
-    logprobs: list[float]
-
-
-class Columns(Part):
-    """What is known of consecutive tokens of an output; lists have one item per token, or are empty."""
-
-    token_ids: list[int]
-    texts: list[str] = []
-    """What each adds to the text: whole characters only. Empty where none adds anything."""
-    forced: list[int] = []
-    """Offsets, ascending, of those that the constraint left no choice about."""
-    raw: list[float] = []
-    """Nats; ``numbers.py`` says what stands for minus infinity and NaN, here and below."""
-    masked: list[float] = []
-    """Empty where they are those in `raw`."""
-    log_mass: list[float] = []
-    """Empty where all are 0."""
-    top_raw: list[Top] = []
-    top_masked: list[Top] = []
-    """Empty where they are those in `top_raw`."""
-
-
-class Scores(Part):
-    """Of one continuation."""
-
-    logprobs: list[float]
-    ranks: list[int]
-    tops: list[Top] = []
-
-
-class Distribution(Part):
-    """Of one next token; arrays as bytes, little-endian."""
-
-    raw: bytes
-    """float32 [k]"""
-    log_mass: float
-    token_ids: bytes = b""
-    """int32 [k]; empty: the whole vocabulary in the order of the ids."""
-    allowed: bytes = b""
-    """Of the whole vocabulary: bits of what the mask allows; empty: everything."""
-    masked: bytes = b""
-    """float32 [k]; empty where it is, to the bit, ``raw - float32(log_mass)``, and -inf where not allowed."""
 
 
 # -- from the client ---------------------------------------------------------------------------------
@@ -110,27 +57,6 @@ class GetTokenizer(Message):
     model: str = ""
 
 
-class Request(Part):
-    """What a stream or a session is to be; the fields of `GenerateRequest`."""
-
-    prompt: list[TokenId] | str
-    """Token ids, or a text that the server encodes."""
-    sampling: SamplingParams = SamplingParams()
-    constraint: dict[str, Any] | str | None = None
-    """As `Constraint.to_dict` has it, or as the text of `constraints.to_json` (which has longer numbers)."""
-    stop: list[str] = []
-    include_stop: bool = False
-    max_tokens: Count = 256
-    logprobs: bool = True
-    top_logprobs: Count = 0
-    healed: str = ""
-    canonical: bool = False
-    ignore_eos: bool = False
-    model: str = ""
-    fingerprint: str = ""
-    """Of the client's vocabulary, where token ids are sent: another one than the server's is an error."""
-
-
 class Generate(Message):
     """Answers: `Tokens` …, then `Done` or `Failed`."""
 
@@ -150,6 +76,7 @@ class Score(Message):
     continuations: list[list[TokenId]] = []
     top_logprobs: Count = 0
     prompt_logprobs: Count | None = None
+    adapter: str = ""
     model: str = ""
     fingerprint: str = ""
 
@@ -161,8 +88,27 @@ class NextTokens(Message):
     prefixes: list[list[TokenId]]
     masks: list[Mask | None] | None = None
     k: Count | None = None
+    adapter: str = ""
     model: str = ""
     fingerprint: str = ""
+
+
+class Mount(Message):
+    """Mount an adapter, where the server allows it. Answer: `Mounted` or `Failed`."""
+
+    id: Id
+    name: str
+    source: str
+    """A path or a name as the server understands it; nothing is uploaded."""
+    model: str = ""
+
+
+class Unmount(Message):
+    """Answer: `Unmounted` or `Failed`."""
+
+    id: Id
+    name: str
+    model: str = ""
 
 
 class Open(Message):
@@ -238,7 +184,7 @@ class Credit(Message):
     tokens: Count
 
 
-Question = Hello | Describe | GetTokenizer | Generate | Score | NextTokens
+Question = Hello | Describe | GetTokenizer | Generate | Score | NextTokens | Mount | Unmount
 SessionMessage = Open | Append | Rollback | Fork | Step | Look | Settle
 ClientMessage = Question | SessionMessage | Cancel | Credit
 
@@ -274,6 +220,8 @@ class Described(Message):
     details: dict[str, str] = {}
     chat_template: str = ""
     can_heal: bool = False
+    adapters: list[Adapter] = []
+    """What is mounted now, in the order of mounting."""
 
 
 class TokenizerFile(Message):
@@ -324,6 +272,17 @@ class Scored(Message):
 class Distributions(Message):
     id: Id
     items: list[Distribution]
+
+
+class Mounted(Message):
+    id: Id
+    adapter: Adapter
+
+
+class Unmounted(Message):
+    """Nothing new can name it; what runs with it goes on."""
+
+    id: Id
 
 
 class Opened(Message):
@@ -383,6 +342,8 @@ ServerMessage = (
     | Done
     | Scored
     | Distributions
+    | Mounted
+    | Unmounted
     | Opened
     | Stepped
     | Looked

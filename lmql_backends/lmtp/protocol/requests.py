@@ -49,6 +49,7 @@ def to_wire(request: GenerateRequest, *, model: str = "", fingerprint: str = "")
         healed=request.healed,
         canonical=request.canonical,
         ignore_eos=request.ignore_eos,
+        adapter=request.adapter or "",
         model=model,
         fingerprint=fingerprint,
     )
@@ -93,6 +94,7 @@ def score_to_wire(id_: int, request: ScoreRequest, *, model: str = "", fingerpri
         continuations=[list(item) for item in request.continuations],
         top_logprobs=request.top_logprobs,
         prompt_logprobs=request.prompt_logprobs,
+        adapter=request.adapter or "",
         model=model,
         fingerprint=fingerprint,
     )
@@ -105,6 +107,7 @@ def next_tokens_to_wire(
     k: int | None = None,
     *,
     vocab_size: int,
+    adapter: str | None = None,
     model: str = "",
     fingerprint: str = "",
 ) -> NextTokens:
@@ -120,6 +123,7 @@ def next_tokens_to_wire(
         prefixes=[list(prefix) for prefix in prefixes],
         masks=None if answers is None else [masks.answer_to_wire(answer, vocab_size) for answer in answers],
         k=k,
+        adapter=adapter or "",
         model=model,
         fingerprint=fingerprint,
     )
@@ -146,6 +150,7 @@ def from_wire(request: Request, tokenizer: Tokenizer, *, received: Sequence[int]
         healed=request.healed,
         canonical=request.canonical,
         ignore_eos=request.ignore_eos,
+        adapter=request.adapter or None,
         resumed=tuple(received),
     )
 
@@ -163,6 +168,7 @@ def score_from_wire(message: Score, tokenizer: Tokenizer) -> ScoreRequest:
         continuations=tuple(map(tuple, message.continuations)),
         top_logprobs=message.top_logprobs,
         prompt_logprobs=message.prompt_logprobs,
+        adapter=message.adapter or None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dcmodel.adapters import AdapterInfo
 from dcmodel.errors import GenerationError
 from dcmodel.types import (
     Completion,
@@ -19,7 +20,7 @@ from dcmodel.types import (
 from dctokenizers import Tokenizer
 from lmql_backends.lmtp.protocol import numbers
 from lmql_backends.lmtp.protocol.columns import top_of, tops_of, whole
-from lmql_backends.lmtp.protocol.messages import Described, Done, Scored, Scores
+from lmql_backends.lmtp.protocol.messages import Adapter, Described, Done, Scored, Scores
 
 # -- ends --------------------------------------------------------------------------------------------
 
@@ -124,7 +125,14 @@ def score_result_of(request: ScoreRequest, scored: Scored) -> ScoreResult:
     )
 
 
-def described_of(id_: int, info: ModelInfo, tokenizer: Tokenizer, *, can_heal: bool) -> Described:
+def described_of(
+    id_: int,
+    info: ModelInfo,
+    tokenizer: Tokenizer,
+    *,
+    can_heal: bool,
+    adapters: Sequence[AdapterInfo] = (),
+) -> Described:
     return Described(
         id=id_,
         name=info.name,
@@ -138,7 +146,16 @@ def described_of(id_: int, info: ModelInfo, tokenizer: Tokenizer, *, can_heal: b
         details=dict(info.details),
         chat_template=info.chat_template,
         can_heal=can_heal,
+        adapters=list(map(adapter_of, adapters)),
     )
+
+
+def adapter_of(info: AdapterInfo) -> Adapter:
+    return Adapter(name=info.name, source=info.source, rank=info.rank, kind=info.kind)
+
+
+def adapter_info_of(adapter: Adapter) -> AdapterInfo:
+    return AdapterInfo(name=adapter.name, source=adapter.source, rank=adapter.rank, kind=adapter.kind)
 
 
 def model_info_of(described: Described) -> ModelInfo:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import msgspec
 
 from dcmodel.errors import (
+    AdapterLoadError,
+    AdapterNotFoundError,
     CapabilityError,
     DcModelError,
     InvalidRequestError,
@@ -27,9 +29,11 @@ TYPES = {
     429: "overloaded_error",
 }
 STATUSES: tuple[tuple[type[DcModelError], int], ...] = (
+    (AdapterNotFoundError, 404),
     (InvalidRequestError, 400),
     (CapabilityError, 400),
     (ModelNotFoundError, 404),
+    (AdapterLoadError, 400),
     (UnauthorizedError, 401),
     (ModelClosedError, 503),
     (OverloadedError, 429),

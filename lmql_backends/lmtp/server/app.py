@@ -11,15 +11,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dcmodel import __version__
+from dcmodel.adapters import check_adapter
 from lmql_backends.lmtp.server.answers import json_answer
 from lmql_backends.lmtp.server.asgi import Receive, Scope, Send
-from lmql_backends.lmtp.server.contracts import HttpRequest, HttpResponse, Models, Routes
+from lmql_backends.lmtp.server.contracts import HttpRequest, HttpResponse, Models, ModelState, Routes
 from lmql_backends.lmtp.server.drain import Drain
 from lmql_backends.lmtp.server.gate import Gate
 from lmql_backends.lmtp.server.http import HttpServer
+from lmql_backends.lmtp.server.loading import checked_name
 from lmql_backends.lmtp.server.metering import MeteredModels
 from lmql_backends.lmtp.server.metrics import Metrics
 from lmql_backends.lmtp.server.peers import protocols
+from lmql_backends.lmtp.server.routed import routed
 from lmql_backends.lmtp.server.settings import ServerSettings, is_loopback
 from lmql_backends.lmtp.server.websocket import WebSocketServer
 
@@ -42,6 +45,7 @@ class LMTPApp:
     ) -> None:
         """`is_public`: the server listens beyond this machine (`Gate`). `is_ready`: for /ready."""
         self.drain = Drain()
+        self._models = models = routed(models)
         self._is_ready = is_ready
         gate = Gate(settings, is_public=is_public)
         self.routes: Routes = {
@@ -69,12 +73,22 @@ class LMTPApp:
         return json_answer({"status": "ok", "version": __version__})
 
     async def _ready(self, request: HttpRequest) -> HttpResponse:
-        """Whether a load balancer should send anything here."""
+        """Whether a load balancer should send anything here; with ``?model=NAME``, for that model."""
         if self.drain.is_on:
             return json_answer({"status": "draining", "running": self.drain.running}, status=503)
         if not self._is_ready():
             return json_answer({"status": "loading"}, status=503)
+        if (name := request.query.get("model")) is not None:
+            return self._model_ready(name)
         return json_answer({"status": "ready"})
+
+    def _model_ready(self, name: str) -> HttpResponse:
+        model, adapter = self._models.split(name)
+        model = checked_name(model, self._models.names())
+        if adapter and adapter not in self._models.adapters(model):
+            check_adapter(adapter, ())
+        state = self._models.state(model)
+        return json_answer({"status": state}, status=200 if state is ModelState.READY else 503)
 
 
 def create_app(
@@ -95,13 +109,14 @@ def create_app(
     from lmql_backends.lmtp.server.openai import openai_routes
 
     metrics = Metrics()
-    models = MeteredModels(models, metrics)
-    own = openai_routes(models) if double is None else double.wrap(openai_routes(models), models)
+    models = routed(MeteredModels(models, metrics))
+    settings = settings or ServerSettings()
+    own = openai_routes(models, limits=settings.limits)
+    if double is not None:
+        own = double.wrap(own, models)
     routes = {**own, **(extra_routes or {})}
     is_public = not is_loopback(host)
-    return LMTPApp(
-        models, settings or ServerSettings(), routes, metrics, is_public=is_public, is_ready=is_ready
-    )
+    return LMTPApp(models, settings, routes, metrics, is_public=is_public, is_ready=is_ready)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from dcmodel.llm import LLM
 from dcmodel.model import DcModel
@@ -21,12 +22,29 @@ class ServedModel:
     """Over the same model, for texts and chat templates."""
 
 
+class ModelState(StrEnum):
+    """Where a model stands."""
+
+    READY = "ready"
+    LOADING = "loading"
+    UNLOADED = "unloaded"
+    """It is loaded when somebody asks for it."""
+
+
 class Models(ABC):
     """Models by name; some may be loaded when first asked for, and unloaded when nobody uses them."""
 
     @abstractmethod
     def names(self) -> Sequence[str]:
         """Those that clients may ask for; the first is the default."""
+
+    def adapters(self, name: str) -> Sequence[str]:
+        """Names of the adapters that are mounted on a model, or will be when it is loaded."""
+        return ()
+
+    def state(self, name: str) -> ModelState:
+        """Whether a model (one of `names`) answers at once. Nothing is loaded for it."""
+        return ModelState.READY
 
     @abstractmethod
     def use(self, name: str) -> AbstractAsyncContextManager[ServedModel]:

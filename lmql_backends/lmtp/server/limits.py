@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from dcmodel.errors import ContextLengthError, InvalidRequestError
+from dcmodel.adapters import check_adapter_name
+from dcmodel.errors import AdapterLoadError, CapabilityError, ContextLengthError, InvalidRequestError
 from dcmodel.types import ModelInfo
 from lmql_backends.lmtp.protocol.messages import NextTokens, Open, Request, Score
 
@@ -31,6 +33,9 @@ class ConnectionLimits:
     """In one answer: the log-probabilities of `Score` and `NextTokens`."""
     max_forks_before: int = 65_536
     """Length of `Open.forked`, and how often a session was forked."""
+    mount_from: tuple[Path, ...] | None = ()
+    """Folders from which clients may mount adapters (and then unmount any). Empty: they may not; None: from
+    anywhere."""
 
     def check_request(self, request: Request, max_positions: int) -> None:
         """Raises `InvalidRequestError`. `max_positions`: of the model; 0 where it does not tell."""
@@ -56,6 +61,35 @@ class ConnectionLimits:
         if message.prompt_logprobs is not None:
             numbers += len(message.prompt) * (1 + message.prompt_logprobs)
         _check(numbers, self.max_numbers, "log-probabilities in the answer")
+
+    def check_mounting(self) -> None:
+        """Raises `CapabilityError`."""
+        if self.mount_from == ():
+            raise CapabilityError(
+                "this server mounts and unmounts no adapters for its clients.",
+                remedy="Start it with --allow-mounting FOLDER, or mount them with --adapter.",
+            )
+
+    def mount_source(self, name: str, source: str) -> str:
+        """What is to be mounted; a relative path is one in the allowed folders.
+
+        Raises `CapabilityError`, `InvalidRequestError` and `AdapterLoadError`.
+        """
+        self.check_mounting()
+        check_adapter_name(name)
+        if self.mount_from is None:
+            return source
+        for folder in self.mount_from:
+            try:
+                root, path = folder.resolve(), (folder / source).resolve()
+                if path != root and path.is_relative_to(root) and path.exists():
+                    return str(path)
+            except (OSError, ValueError, RuntimeError):  # names that no file can have
+                continue
+        raise AdapterLoadError(
+            f"{source[:200]!r} is in none of the folders from which this server mounts adapters.",
+            remedy="Give a path inside of them.",
+        )
 
     def check_next_tokens(self, message: NextTokens, info: ModelInfo) -> None:
         """Raises `InvalidRequestError`."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
+from dcmodel.adapters import AdapterInfo
 from dcmodel.constraints.mask_answers import Answer
 from dcmodel.errors import DcModelError
 from dcmodel.llm import LLM
@@ -15,7 +16,7 @@ from dcmodel.model import DcModel, GenerateStream
 from dcmodel.session import Session
 from dcmodel.types import Completion, GenerateRequest, NextTokens, ScoreRequest, ScoreResult, TokenStep
 from lmql_backends.lmtp.protocol.errors import code_of
-from lmql_backends.lmtp.server.contracts import Models, ServedModel
+from lmql_backends.lmtp.server.contracts import Models, ModelState, ServedModel
 from lmql_backends.lmtp.server.metrics import Metrics, ModelMetrics
 
 logger = logging.getLogger("lmql_backends.lmtp.requests")
@@ -35,6 +36,12 @@ class MeteredModels(Models):
 
     def names(self) -> Sequence[str]:
         return self._models.names()
+
+    def adapters(self, name: str) -> Sequence[str]:
+        return self._models.adapters(name)
+
+    def state(self, name: str) -> ModelState:
+        return self._models.state(name)
 
     def use(self, name: str) -> AbstractAsyncContextManager[ServedModel]:
         return self._use(name)
@@ -131,6 +138,16 @@ class MeteredModel(DcModel):
     async def session(self, request: GenerateRequest) -> Session:
         with self._meter.question("session", len(request.prompt_ids)):
             return await self.model.session(request)
+
+    @property
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        return self.model.adapters
+
+    async def mount_adapter(self, name: str, source: str) -> AdapterInfo:
+        return await self.model.mount_adapter(name, source)
+
+    async def unmount_adapter(self, name: str) -> None:
+        await self.model.unmount_adapter(name)
 
     async def aclose(self) -> None:
         await self.model.aclose()

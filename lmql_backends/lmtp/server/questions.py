@@ -12,17 +12,21 @@ from lmql_backends.lmtp.protocol.messages import (
     Describe,
     Distributions,
     GetTokenizer,
+    Mount,
+    Mounted,
     NextTokens,
     Score,
     ServerMessage,
+    Unmount,
+    Unmounted,
 )
-from lmql_backends.lmtp.protocol.results import described_of, scored_of
+from lmql_backends.lmtp.protocol.results import adapter_of, described_of, scored_of
 from lmql_backends.lmtp.server.contracts import ServedModel
 from lmql_backends.lmtp.server.conversation import Conversation, Desk
 from lmql_backends.lmtp.server.limits import ConnectionLimits
 
-Ask = Describe | GetTokenizer | Score | NextTokens
-A = TypeVar("A", Describe, GetTokenizer, Score, NextTokens)
+Ask = Describe | GetTokenizer | Score | NextTokens | Mount | Unmount
+A = TypeVar("A", Describe, GetTokenizer, Score, NextTokens, Mount, Unmount)
 Answerer = Callable[[A, ServedModel, ConnectionLimits], Awaitable[ServerMessage]]
 
 
@@ -51,7 +55,9 @@ class Question(Conversation):
 
 async def describe(message: Describe, served: ServedModel, limits: ConnectionLimits) -> ServerMessage:
     model = served.model
-    return described_of(message.id, model.info, model.tokenizer, can_heal=model.can_heal)
+    return described_of(
+        message.id, model.info, model.tokenizer, can_heal=model.can_heal, adapters=model.adapters
+    )
 
 
 async def tokenizer(message: GetTokenizer, served: ServedModel, limits: ConnectionLimits) -> ServerMessage:
@@ -68,5 +74,17 @@ async def score(message: Score, served: ServedModel, limits: ConnectionLimits) -
 async def next_tokens(message: NextTokens, served: ServedModel, limits: ConnectionLimits) -> ServerMessage:
     limits.check_next_tokens(message, served.model.info)
     prefixes, masks, k = requests.next_tokens_from_wire(message, served.model.tokenizer)
-    found = await served.model.next_tokens(prefixes, masks, k)
+    found = await served.model.next_tokens(prefixes, masks, k, adapter=message.adapter or None)
     return Distributions(id=message.id, items=list(map(distributions.to_wire, found)))
+
+
+async def mount(message: Mount, served: ServedModel, limits: ConnectionLimits) -> ServerMessage:
+    source = await asyncio.to_thread(limits.mount_source, message.name, message.source)
+    info = await served.model.mount_adapter(message.name, source)
+    return Mounted(id=message.id, adapter=adapter_of(info))
+
+
+async def unmount(message: Unmount, served: ServedModel, limits: ConnectionLimits) -> ServerMessage:
+    limits.check_mounting()
+    await served.model.unmount_adapter(message.name)
+    return Unmounted(id=message.id)

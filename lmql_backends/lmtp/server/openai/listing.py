@@ -15,6 +15,7 @@ from lmql_backends.lmtp.server.openai.fields import DetokenizeBody, TokenizeBody
 from lmql_backends.lmtp.server.openai.logprobs import TokenNames
 from lmql_backends.lmtp.server.openai.reading import read
 from lmql_backends.lmtp.server.openai.service import Service, off_loop
+from lmql_backends.lmtp.server.routed import SEPARATOR, RoutedModels
 
 MODELS = "/v1/models"
 
@@ -24,6 +25,12 @@ class ModelBody(msgspec.Struct, kw_only=True):
     created: int
     owned_by: str = "dcmodel"
     object: str = "model"
+    root: str | None = None
+    """Of an adapter: its own name."""
+    parent: str | None = None
+    """Of an adapter: its model."""
+    state: str = "ready"
+    """Ours: ready, loading, or unloaded (until it is asked for)."""
 
 
 class ModelList(msgspec.Struct, kw_only=True):
@@ -47,24 +54,36 @@ class DetokenizeAnswer(msgspec.Struct):
 class Listing:
     """The routes that ask no model to compute."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, models: RoutedModels) -> None:
         self._service = service
+        self._models = models
         self._created = service.now
 
     async def models(self, request: HttpRequest) -> HttpResponse:
         """The names that may be asked for; no model is loaded for it."""
-        names = self._service.models.names()
-        data = [ModelBody(id=name, created=self._created) for name in names]
+        data: list[ModelBody] = []
+        for name in self._models.names():
+            data.append(self._body(name))
+            data += [self._body(name, adapter) for adapter in self._models.adapters(name)]
         return HttpResponse(body=msgspec.json.encode(ModelList(data=data)))
 
     async def model(self, request: HttpRequest) -> HttpResponse:
         """One name, which may hold slashes."""
         name = request.path.removeprefix(MODELS + "/")
-        if name not in self._service.models.names():
+        model, adapter = self._models.split(name)
+        is_there = model in self._models.names() and (not adapter or adapter in self._models.adapters(model))
+        if not is_there:
             raise ModelNotFoundError(
                 f"the model {name!r:.200} does not exist here.", remedy=f"GET {MODELS} lists those that do."
             )
-        return HttpResponse(body=msgspec.json.encode(ModelBody(id=name, created=self._created)))
+        return HttpResponse(body=msgspec.json.encode(self._body(model, adapter)))
+
+    def _body(self, model: str, adapter: str = "") -> ModelBody:
+        state = self._models.state(model)
+        if not adapter:
+            return ModelBody(id=model, created=self._created, state=state)
+        name = f"{model}{SEPARATOR}{adapter}"
+        return ModelBody(id=name, created=self._created, root=adapter, parent=model, state=state)
 
     async def tokenize(self, request: HttpRequest) -> HttpResponse:
         body = await off_loop(len(request.body), partial(read, request.body, TokenizeBody))

@@ -16,7 +16,8 @@ from dcmodel.errors import (
     OverloadedError,
 )
 from dcmodel.llm import LLM
-from lmql_backends.lmtp.server.models import OnDemandModels, Source, StaticModels
+from lmql_backends.lmtp.server.models import StaticModels
+from lmql_backends.lmtp.server.on_demand import OnDemandModels, Source
 
 
 class Shelf:

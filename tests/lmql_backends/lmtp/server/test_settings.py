@@ -10,7 +10,7 @@ from dcmodel.errors import InvalidRequestError
 from lmql_backends.lmtp.server.app import LMTPApp
 from lmql_backends.lmtp.server.gate import OPEN_PATHS, Gate
 from lmql_backends.lmtp.server.metrics import Metrics
-from lmql_backends.lmtp.server.models import OnDemandModels, Source
+from lmql_backends.lmtp.server.on_demand import OnDemandModels, Source
 from lmql_backends.lmtp.server.openai import openai_routes
 from lmql_backends.lmtp.server.server import LMTPServer
 from lmql_backends.lmtp.server.settings import ServerSettings
