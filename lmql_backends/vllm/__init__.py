@@ -36,6 +36,11 @@ class VLLMBackend(Backend):
         """Nothing by its form alone: folders and hub ids are for several backends."""
         return False
 
+    def declines(self, model: str) -> str | None:
+        from lmql_backends.vllm.kinds import why_not
+
+        return why_not(model)
+
     def load(self, model: str, options: LoadOptions) -> DcModel:
         try:
             from lmql_backends.vllm.loading import load
