@@ -150,7 +150,15 @@ class ReplicateServer:
         if not self._is_ours(request):
             return not_found()
         return web.json_response(
-            {"owner": OWNER, "name": NAME, "visibility": "private", "latest_version": self._version_fields()}
+            {
+                "url": f"https://replicate.com/{OWNER}/{NAME}",
+                "owner": OWNER,
+                "name": NAME,
+                "description": None,
+                "visibility": "private",
+                "run_count": len(self.created),
+                "latest_version": self._version_fields(),
+            }
         )
 
     async def _version(self, request: web.Request) -> web.Response:
@@ -170,7 +178,12 @@ class ReplicateServer:
     def _version_fields(self) -> dict[str, Any]:
         properties = {name: {"type": "string", "title": name} for name in self._inputs}
         schema = {"components": {"schemas": {"Input": {"type": "object", "properties": properties}}}}
-        return {"id": VERSION, "created_at": "2026-01-01T00:00:00Z", "openapi_schema": schema}
+        return {
+            "id": VERSION,
+            "created_at": "2026-01-01T00:00:00Z",
+            "cog_version": "0.16.0",
+            "openapi_schema": schema,
+        }
 
     # -- predictions -------------------------------------------------------------------------------
 
