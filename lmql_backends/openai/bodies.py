@@ -7,6 +7,7 @@ from typing import Any
 
 from dcmodel.errors import CapabilityError
 from lmql_backends.openai.capabilities import EndpointCapabilities, GrammarKind, GrammarSupport
+from lmql_backends.openai.custom_tools import is_tool, tool_fields
 from lmql_backends.openai.endpoint_api import Ask, Conversation, ServerGrammar
 from lmql_backends.openai.transport.continuation import ChatStyle
 
@@ -97,6 +98,8 @@ def grammar_fields(grammar: ServerGrammar, known: GrammarSupport | None) -> dict
         schema = {"name": "answer", "schema": source, "strict": True}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
     outer, _, inner = field.partition(".")
+    if is_tool(known):
+        return tool_fields(inner, str(source))
     return {outer: {inner: source} if inner else source}
 
 

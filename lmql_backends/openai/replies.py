@@ -10,9 +10,12 @@ from typing import Any
 from dcmodel.types import Cost, TopLogprob
 from dctokenizers import Tokenizer
 from lmql_backends.openai.capabilities import EndpointCapabilities
+from lmql_backends.openai.custom_tools import tool_input
 from lmql_backends.openai.endpoint_api import NOTHING, Ask, Reply
 from lmql_backends.openai.token_index import NAMED_ID, TokenIndex
 
+ENDINGS = ("stop", "tool_calls")
+"""The model had nothing more to say."""
 UNKNOWN_LOGPROB = -9000.0
 """Endpoints say -9999 where they do not know, or where it is minus infinity."""
 
@@ -101,7 +104,7 @@ class ReplyReader:
             return True
         is_text = isinstance(stop, str) and bool(stop)
         # Where the endpoint does not say which, a stop string may have ended it as well.
-        return finish == "stop" and not is_text and (not self._ask.stop or isinstance(stop, int))
+        return finish in ENDINGS and not is_text and (not self._ask.stop or isinstance(stop, int))
 
     def _chat_entry(self, item: Mapping[str, Any]) -> Entry:
         tops = [(self._chat_id(top), top.get("logprob")) for top in item.get("top_logprobs") or ()]
@@ -132,7 +135,7 @@ def text_of_choice(choice: Mapping[str, Any]) -> str:
     """Of either route."""
     message = choice.get("message")
     if isinstance(message, dict):
-        return message.get("content") or ""
+        return message.get("content") or tool_input(message)
     return choice.get("text") or ""
 
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 from dcmodel.constraint import MaskRow
 from dcmodel.errors import MaskNotRepresentableError
 from dcmodel.scheduling.randomness import SEED_MASK, child_seed
+from lmql_backends.openai.custom_tools import is_tool
 from lmql_backends.openai.endpoint_api import Ask, Asker, SentPrompt, ServerGrammar
 from lmql_backends.openai.planner.draft import Draft
 from lmql_backends.openai.planner.proposals import Means, Proposal, adjustments
@@ -80,7 +81,9 @@ class Questions:
             self.draft.account.inexact("the prompt was sent as text, whose tokens may differ")
         reading = reading or Reading(self.draft, proposal, repeated=repeated)
         ask = self._ask_of(sent, proposal, min(window, self.left) + repeated, attempt, grammar, temperature)
-        if self.streams and ask.max_tokens > 1:
+        able = self.asker.capabilities
+        by_tool = grammar is not None and is_tool(able.grammars.get(grammar.kind))
+        if self.streams and ask.max_tokens > 1 and not by_tool:  # a tool's input does not come as text
             await self._read_stream(ask, reading)
         else:
             reply = await self.asker.ask(ask)

@@ -12,6 +12,7 @@ from dcmodel.constraints import Choice, Grammar, JsonSchema, Regex
 from dcmodel.errors import CapabilityError
 from dcmodel.types import Completion, GenerateRequest
 from lmql_backends.openai.capabilities import EndpointCapabilities, GrammarKind
+from lmql_backends.openai.custom_tools import is_tool
 from lmql_backends.openai.endpoint_api import ServerGrammar
 from lmql_backends.openai.planner.strict_schema import strict_form
 
@@ -24,6 +25,8 @@ class GrammarPlan:
     is_same: bool
     """Whether it allows what the constraint allows, so that the endpoint's masks are the constraint's. A
     schema is laid out as the endpoint likes it."""
+    is_tool: bool = False
+    """It goes as a custom tool, of which the model is told: another prompt than the one that was meant."""
     strict: ServerGrammar | None = None
     """The same in OpenAI's strict subset, to be tried where the first is refused."""
 
@@ -47,6 +50,11 @@ class LoosenedJson(JsonSchema):
         return self._own.parse(text)
 
 
+def any_layout(rule: JsonSchema) -> JsonSchema:
+    """The same schema, in whatever layout and order of keys."""
+    return JsonSchema(rule.schema, whitespace="flexible", key_order="any", formats="annotate")
+
+
 def grammar_plan(request: GenerateRequest, capabilities: EndpointCapabilities) -> GrammarPlan | None:
     """The best grammar that the endpoint honours; None where there is none.
 
@@ -55,11 +63,16 @@ def grammar_plan(request: GenerateRequest, capabilities: EndpointCapabilities) -
     rule = request.constraint
     if rule is None or request.resumed or request.healed or request.canonical:
         return None
+    if isinstance(rule, JsonSchema) and rule.whitespace == "compact" and capabilities.continuation:
+        # Endpoints lay JSON out in their way; its first space would be the end.
+        capabilities = capabilities.without(GrammarKind.JSON_SCHEMA)
     for kind, source in _WAYS:
         if capabilities.honours(kind):
             found = source(rule)
             if found is not None:
-                return GrammarPlan(ServerGrammar(kind, found), kind in _SAME, _strict_of(kind, found))
+                by_tool = is_tool(capabilities.grammars.get(kind))
+                is_same = kind in _SAME and not by_tool
+                return GrammarPlan(ServerGrammar(kind, found), is_same, by_tool, _strict_of(kind, found))
     return None
 
 

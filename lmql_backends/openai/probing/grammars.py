@@ -10,6 +10,7 @@ from typing import Any
 
 from lmql_backends.openai.bodies import grammar_fields
 from lmql_backends.openai.capabilities import GrammarKind, GrammarSupport, Support
+from lmql_backends.openai.custom_tools import PREFIX
 from lmql_backends.openai.endpoint_api import ServerGrammar
 from lmql_backends.openai.probing.questions import Questions
 from lmql_backends.openai.replies import text_of_choice
@@ -46,10 +47,16 @@ TRIALS = (
         ("response_format", "structured_outputs.json", "guided_json"),
         f'{{"{WORD}":"{WORD}"}}',
     ),
-    Trial(GrammarKind.REGEX, LITERAL, ("structured_outputs.regex", "regex", "guided_regex")),
+    Trial(
+        GrammarKind.REGEX, LITERAL, ("structured_outputs.regex", "regex", "guided_regex", "custom_tool.regex")
+    ),
     Trial(GrammarKind.CHOICE, [WORD, WORD + WORD], ("structured_outputs.choice", "choice", "guided_choice")),
     Trial(GrammarKind.EBNF, EBNF, ("structured_outputs.grammar", "ebnf", "grammar", "guided_grammar")),
-    Trial(GrammarKind.LARK, LARK, ("structured_outputs.grammar", "grammar", "guided_grammar")),
+    Trial(
+        GrammarKind.LARK,
+        LARK,
+        ("structured_outputs.grammar", "grammar", "guided_grammar", "custom_tool.lark"),
+    ),
     Trial(GrammarKind.CONSTRAINT, {"kind": "regex", "pattern": LITERAL}, ("constraint",)),
 )
 
@@ -62,6 +69,8 @@ async def probe_grammars(ask: Questions) -> None:
         if trial.kind is GrammarKind.LARK and ebnf is not None and ebnf.field == FIELD_OF_LLAMACPP:
             # One of its servers crashes at a grammar that it cannot read.
             trial = replace(trial, fields=tuple(item for item in trial.fields if item != ebnf.field))
+        if not ask.able.is_chat:
+            trial = replace(trial, fields=tuple(item for item in trial.fields if not item.startswith(PREFIX)))
         known[trial.kind] = await _probe(ask, trial)
     ask.able = replace(ask.able, grammars=MappingProxyType(known))
 
