@@ -23,6 +23,7 @@ from lmql_backends.lmtp.protocol.messages import (
     GetTokenizer,
     Look,
     Looked,
+    Mount,
     NextTokens,
     Open,
     Opened,
@@ -33,9 +34,10 @@ from lmql_backends.lmtp.protocol.messages import (
     Step,
     Stepped,
     Tokens,
+    Unmount,
 )
 
-Question = Describe | GetTokenizer | Score | NextTokens
+Question = Describe | GetTokenizer | Score | NextTokens | Mount | Unmount
 SessionQuestion = Step | Look | Settle
 
 

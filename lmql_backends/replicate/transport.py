@@ -22,6 +22,7 @@ from lmql_backends.lmtp.protocol.messages import (
     GetTokenizer,
     Hello,
     Look,
+    Mount,
     NextTokens,
     Open,
     Rollback,
@@ -29,6 +30,7 @@ from lmql_backends.lmtp.protocol.messages import (
     ServerMessage,
     Settle,
     Step,
+    Unmount,
     Welcome,
 )
 from lmql_backends.replicate.api import Api, Prediction, Target
@@ -111,7 +113,7 @@ class ReplicateTransport(Transport):
                     answers.append(self._welcome())
                 case Generate():
                     asked.append(AskedStream(message))
-                case Describe() | GetTokenizer() | Score() | NextTokens():
+                case Describe() | GetTokenizer() | Score() | NextTokens() | Mount() | Unmount():
                     asked.append(AskedQuestion(message))
                 case Open():
                     self._sessions[message.id] = SessionState(message)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from string import Template
 
 from dcmodel import __version__
+from dcmodel.adapters import check_adapter_name
 from dcmodel.checks import check_integer
 from dcmodel.errors import InvalidRequestError, ModelNotFoundError, SetupError
 
@@ -19,6 +21,8 @@ WEIGHTS = "weights"
 DOWNLOADED = "/weights"
 """Where the build puts a model of the Hub."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+ADAPTERS = "adapters"
+"""Where adapters lie, by name."""
 TEMPLATES = ("predict.py", "cog.yaml")
 
 
@@ -29,6 +33,8 @@ class Plan:
     model: str | None = None
     """A folder, a .gguf file or a Hub id; None: the embedded model."""
     backend: str | None = None
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Folders by the names under which they are mounted."""
     has_gpu: bool = False
     max_predictions: int = 32
     requirements: tuple[str, ...] = ()
@@ -38,6 +44,12 @@ class Plan:
         check_integer("max_predictions", self.max_predictions, low=1, high=1024)
         if any(not line.strip() or "\n" in line for line in self.requirements):
             raise InvalidRequestError("a requirement is no line of text.", remedy="Give one as pip takes it.")
+        for name, source in self.adapters.items():
+            check_adapter_name(name)
+            if not Path(source).exists():
+                raise ModelNotFoundError(
+                    f"the adapter {name!r} is not at {source!r:.200}.", remedy="Name a path that exists."
+                )
         if self.model is not None and not (self.is_local or _HUB_ID.fullmatch(self.model)):
             raise ModelNotFoundError(
                 f"the model {self.model!r:.200} is neither a file or folder here nor a Hub id.",
@@ -81,7 +93,8 @@ def write_folder(folder: Path, plan: Plan, *, force: bool = False) -> list[Path]
     """
     texts = {name: _rendered(name, plan) for name in TEMPLATES}
     texts["requirements.txt"] = "".join(f"{line.strip()}\n" for line in plan.lines)
-    present = [name for name in (*texts, *([WEIGHTS] if plan.is_local else [])) if (folder / name).exists()]
+    copies = _copies(plan)
+    present = [name for name in (*texts, *copies) if (folder / name).exists()]
     if present and not force:
         raise SetupError(
             f"{folder} holds {present[0]} already.", remedy="Name another folder, or replace it by --force."
@@ -90,11 +103,17 @@ def write_folder(folder: Path, plan: Plan, *, force: bool = False) -> list[Path]
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-        if plan.is_local:
-            _copy(Path(str(plan.model)), folder / WEIGHTS)
+        for name, source in copies.items():
+            _copy(source, folder / name)
     except OSError as error:
         raise SetupError(f"{folder} cannot be written: {error}.", remedy="Name another folder.") from error
-    return [Path(name) for name in (*texts, *([WEIGHTS] if plan.is_local else []))]
+    return [Path(name) for name in (*texts, *copies)]
+
+
+def _copies(plan: Plan) -> dict[str, Path]:
+    """What of this machine goes into the folder, by its place there."""
+    model = {WEIGHTS: Path(str(plan.model))} if plan.is_local else {}
+    return {**model, **{f"{ADAPTERS}/{name}": Path(source) for name, source in plan.adapters.items()}}
 
 
 def _rendered(name: str, plan: Plan) -> str:
@@ -102,11 +121,18 @@ def _rendered(name: str, plan: Plan) -> str:
     values = {
         "model": _python(plan.loaded),
         "backend": _python(plan.backend),
+        "adapters": json.dumps({name: _copied(name, source) for name, source in plan.adapters.items()}),
         "gpu": str(plan.has_gpu).lower(),
         "run": _downloading(plan),
         "max_predictions": str(plan.max_predictions),
     }
     return re.sub(r"\n\n+(?=predict:)", "\n", Template(text).substitute(values))
+
+
+def _copied(name: str, source: str) -> str:
+    """What predict.py mounts."""
+    path = f"{ADAPTERS}/{name}"
+    return path if Path(source).is_dir() else f"{path}/{Path(source).name}"
 
 
 def _python(value: str | None) -> str:
@@ -127,5 +153,5 @@ def _copy(source: Path, target: Path) -> None:
     if source.is_dir():
         shutil.copytree(source, target)
     else:
-        target.mkdir()
+        target.mkdir(parents=True)
         shutil.copy2(source, target / source.name)

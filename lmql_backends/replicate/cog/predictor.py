@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from typing import Any
 
 from dcmodel.errors import InvalidRequestError
 from dcmodel.llm import LLM
+from dcmodel.loop import run
 from lmql_backends.lmtp.protocol.codec import JSON
 from lmql_backends.lmtp.protocol.messages import ServerMessage
 from lmql_backends.lmtp.server.connection import ServerConnection
@@ -29,9 +30,18 @@ class Predictions:
         self._owned: LLM | None = None
 
     @classmethod
-    def load(cls, model: str | None = None, *, backend: str | None = None) -> Predictions:
-        """The model as `LLM` names it, by default the embedded one; blocks until it is loaded."""
+    def load(
+        cls,
+        model: str | None = None,
+        *,
+        backend: str | None = None,
+        adapters: Mapping[str, str] | None = None,
+    ) -> Predictions:
+        """The model as `LLM` names it, by default the embedded one, with adapters by name; blocks until it is
+        loaded. Clients mount nothing: the next prediction may run in another container."""
         llm = LLM(model, backend=backend) if model else LLM()
+        for name, source in (adapters or {}).items():
+            run(llm.model.mount_adapter(name, source))
         predictions = cls(StaticModels({llm.name: llm.model}))
         predictions._owned = llm
         return predictions

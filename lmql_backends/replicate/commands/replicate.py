@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dcmodel.cli.output import Output
+from dcmodel.errors import InvalidRequestError
 from lmql_backends.replicate.cog.folder import Plan, default_requirement, write_folder
 
 EPILOG = """examples:
@@ -42,6 +43,13 @@ def add_parser(commands: Any) -> None:
         "--model", metavar="NAME", help="a folder, a .gguf file or a Hub id; default: the embedded model"
     )
     init.add_argument("--backend", metavar="NAME", help="what runs it; default: as its form says")
+    init.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="a LoRA adapter that requests may name; repeatable",
+    )
     init.add_argument("--gpu", action="store_true", help="build for a machine with a GPU")
     init.add_argument(
         "--max-predictions",
@@ -65,6 +73,7 @@ def execute(args: argparse.Namespace, output: Output) -> int:
     plan = Plan(
         model=args.model,
         backend=args.backend,
+        adapters=dict(map(_adapter, args.adapter)),
         has_gpu=args.gpu,
         max_predictions=args.max_predictions,
         requirements=tuple(args.requirement or ()),
@@ -76,3 +85,10 @@ def execute(args: argparse.Namespace, output: Output) -> int:
     output.line(f"Wrote {', '.join(str(path) for path in written)} into {args.folder}.")
     output.line(f"Next: cd {args.folder} && cog push r8.im/OWNER/NAME")
     return 0
+
+
+def _adapter(text: str) -> tuple[str, str]:
+    name, separator, source = text.partition("=")
+    if not separator or not source:
+        raise InvalidRequestError(f"--adapter is {text!r:.200}.", remedy="Write it as NAME=PATH.")
+    return name, source

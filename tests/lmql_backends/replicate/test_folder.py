@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dcmodel.cli.output import Output
-from dcmodel.errors import InvalidRequestError, ModelNotFoundError, SetupError
+from dcmodel.errors import DcModelError, InvalidRequestError, ModelNotFoundError, SetupError
 from lmql_backends.replicate.cog.folder import Plan, write_folder
 from lmql_backends.replicate.commands import replicate
 
@@ -34,16 +34,18 @@ def constants(folder: Path) -> dict[str, object]:
     """MODEL and BACKEND of its predict.py."""
     tree = ast.parse((folder / "predict.py").read_text("utf-8"))
     return {
-        statement.targets[0].id: ast.literal_eval(statement.value)
+        (statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0]).id: (
+            ast.literal_eval(statement.value)
+        )
         for statement in tree.body
-        if isinstance(statement, ast.Assign)
+        if isinstance(statement, ast.Assign | ast.AnnAssign)
     }
 
 
 def test_the_command_writes_the_embedded_model(tmp_path):
     told = json.loads(init(str(tmp_path / "tiny"), "--json"))
     assert told["files"] == ["predict.py", "cog.yaml", "requirements.txt"]
-    assert constants(tmp_path / "tiny") == {"MODEL": None, "BACKEND": None}
+    assert constants(tmp_path / "tiny") == {"MODEL": None, "BACKEND": None, "ADAPTERS": {}}
     config = yaml.safe_load((tmp_path / "tiny" / "cog.yaml").read_text("utf-8"))
     assert config == {
         "build": {"gpu": False, "python_version": "3.12", "python_requirements": "requirements.txt"},
@@ -80,6 +82,28 @@ def test_a_gguf_file_is_copied_and_needs_llama_cpp(tmp_path):
     assert constants(tmp_path / "out")["MODEL"] == "weights/model.gguf"
     assert (tmp_path / "out" / "weights" / "model.gguf").read_bytes() == b"GGUF"
     assert "dcmodel[llamacpp]==" in (tmp_path / "out" / "requirements.txt").read_text()
+
+
+def test_adapters_are_copied_and_mounted_by_name(tmp_path):
+    source = tmp_path / "lora"
+    source.mkdir()
+    (source / "adapter_config.json").write_text("{}")
+    (tmp_path / "lora.gguf").write_bytes(b"GGUF")
+    folder = tmp_path / "out"
+    init(str(folder), "--adapter", f"formal={source}", "--adapter", f"short={tmp_path / 'lora.gguf'}")
+    assert constants(folder)["ADAPTERS"] == {
+        "formal": "adapters/formal",
+        "short": "adapters/short/lora.gguf",
+    }
+    assert (folder / "adapters" / "formal" / "adapter_config.json").exists()
+    assert (folder / "adapters" / "short" / "lora.gguf").read_bytes() == b"GGUF"
+
+
+@pytest.mark.parametrize("text", ["formal", "formal=", "formal=/not/here", "=x"])
+def test_an_adapter_that_cannot_be_is_refused(tmp_path, text):
+    with pytest.raises(DcModelError):
+        init(str(tmp_path / "out"), "--adapter", text)
+    assert not (tmp_path / "out").exists()
 
 
 def test_requirements_are_the_users_where_given(tmp_path):
