@@ -5,21 +5,22 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from dcmodel.engine import Capabilities, Engine, GenerateBatch, check_span
+from dcmodel.engine import Capabilities, GenerateBatch, check_span
 from lmql_backends.torch_rows.rows import TorchLogitRows, Workspace
 from lmql_backends.transformers.attention import SlotStep
 from lmql_backends.transformers.kv_store import KVStore
-from lmql_backends.transformers.packed import run_packed
+from lmql_backends.transformers.lora_engine import LoraEngine
+from lmql_backends.transformers.packed import probe, run_packed
 from lmql_backends.transformers.step_plan import plan_step
 
 
-class TransformersEngine(Engine):
+class TransformersEngine(LoraEngine):
     """Computes ragged batches with a causal model whose attention goes through `AttentionInterface`."""
 
     def __init__(self, model: PreTrainedModel, capabilities: Capabilities, store: KVStore) -> None:
         """`model` has been prepared by `use_slots`; `store` fits it."""
+        super().__init__(model)
         self.capabilities = capabilities
-        self._model = model
         self._store = store
         self._workspace = Workspace(store.device)
 
@@ -48,7 +49,8 @@ class TransformersEngine(Engine):
             step = SlotStep(plan, len(self._store.shapes))
             logits = None
             try:
-                logits = run_packed(self._model, plan.input_ids, plan.position_ids, plan.logit_rows, step)
+                with self._bank.computing(plan.adapters, plan.wanted):
+                    logits = run_packed(self._model, plan.input_ids, plan.position_ids, plan.logit_rows, step)
             finally:
                 if logits is None or not step.is_finite:
                     for entry in entries:
@@ -59,4 +61,7 @@ class TransformersEngine(Engine):
 
     def close(self) -> None:
         self._store.clear()
-        del self._model
+        super().close()
+
+    def _compute_one_token(self) -> None:
+        probe(self._model)

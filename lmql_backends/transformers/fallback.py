@@ -13,9 +13,10 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from dcmodel.engine import Capabilities, Engine, GenerateBatch, check_span
+from dcmodel.engine import Capabilities, GenerateBatch, check_span
 from dcmodel.errors import EngineError
 from lmql_backends.torch_rows.rows import TorchLogitRows, Workspace
+from lmql_backends.transformers.lora_engine import LoraEngine
 from lmql_backends.transformers.packed import selects_rows
 
 # More tokens than this after a recurrent cache are computed from the start, in one forward.
@@ -34,12 +35,12 @@ class PlainSequence:
     """None: the next forward computes all tokens anew."""
 
 
-class PlainEngine(Engine):
+class PlainEngine(LoraEngine):
     """Runs the model as its authors wrote it. What its cache cannot do, is computed from the tokens."""
 
     def __init__(self, model: PreTrainedModel, capabilities: Capabilities, *, uses_cache: bool) -> None:
+        super().__init__(model)
         self.capabilities = capabilities
-        self._model = model
         names = inspect.signature(model.forward).parameters
         self._cache_name = next((name for name in CACHE_NAMES if name in names), "")
         self._uses_cache = uses_cache and bool(self._cache_name)
@@ -97,7 +98,8 @@ class PlainEngine(Engine):
         try:
             with torch.inference_mode():
                 for span, state in zip(batch.spans, states, strict=True):
-                    rows.append(self._extend(state, list(span.token_ids), list(span.wanted)))
+                    with self._bank.computing(span.adapter):
+                        rows.append(self._extend(state, list(span.token_ids), list(span.wanted)))
             computed = True
         finally:
             # The model's caches grow in place: after a failure they hold tokens that do not count.
@@ -119,7 +121,10 @@ class PlainEngine(Engine):
 
     def close(self) -> None:
         self._sequences.clear()
-        del self._model
+        super().close()
+
+    def _compute_one_token(self) -> None:
+        self._call(PlainSequence(1), [0], [0])
 
     def _extend(self, state: PlainSequence, token_ids: list[int], wanted: list[int]) -> Tensor:
         """Logits ``[len(wanted), vocab_size]`` of the tokens that come after those of `state`."""

@@ -6,12 +6,13 @@ then long spans, then the branches of all spans. All layers share the plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from dcmodel.adapters import BASE
 from dcmodel.engine import GenerateBatch
 from lmql_backends.transformers.branch_plan import PlacedBranches, depths_and_sight
 from lmql_backends.transformers.kv_segment import Segment
@@ -90,6 +91,10 @@ class StepPlan:
     chunks: list[PlacedSpan]
     """Long spans."""
     branches: list[PlacedBranches]
+    adapters: list[int] | int
+    """Of each row; `BASE` where none has one."""
+    wanted: list[int]
+    """`logit_rows` as a list."""
 
 
 def plan_step(batch: GenerateBatch, store: KVStore) -> StepPlan:
@@ -123,12 +128,13 @@ def plan_step(batch: GenerateBatch, store: KVStore) -> StepPlan:
         tree.row = len(token_ids)
         token_ids.extend(found.token_ids)
         positions.extend(tree.positions.tolist())
+    wanted_rows = _wanted_rows(batch, ordered, branches)
     grouped = [span for span in ordered if span.count <= SHORT_SPAN]
     device = store.device
     return StepPlan(
         input_ids=_longs(token_ids, device).unsqueeze(0),
         position_ids=_longs(positions, device).unsqueeze(0),
-        logit_rows=_longs(_wanted_rows(batch, ordered, branches), device),
+        logit_rows=_longs(wanted_rows, device),
         writes=[_write(spans, device) for spans in _by_segment(grouped)],
         groups=[
             _group(members, device)
@@ -138,7 +144,16 @@ def plan_step(batch: GenerateBatch, store: KVStore) -> StepPlan:
         ],
         chunks=chunks,
         branches=branches,
+        adapters=_adapters(batch, [*ordered, *branches]),
+        wanted=wanted_rows,
     )
+
+
+def _adapters(batch: GenerateBatch, placed: Sequence[PlacedSpan | PlacedBranches]) -> list[int] | int:
+    """The adapter of each row in packed order."""
+    if all(span.adapter == BASE for span in batch.spans):
+        return BASE
+    return [adapter for part in placed for adapter in [batch.spans[part.index].adapter] * part.count]
 
 
 def _by_segment(spans: list[PlacedSpan]) -> list[list[PlacedSpan]]:
