@@ -9,6 +9,7 @@ import msgspec
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+from ray.serve.schema import LoggingConfig
 
 from lmql_backends.ray_serve.arguments import AppArguments
 from lmql_backends.ray_serve.engine import Engine
@@ -27,6 +28,7 @@ def build(arguments: AppArguments) -> Application:
         max_ongoing_requests=UNBOUNDED,
         ray_actor_options={"num_cpus": arguments.cpus, "num_gpus": arguments.gpus},
         request_router_config=RequestRouterConfig(request_router_class=ROUTER),
+        logging_config=LoggingConfig(enable_access_log=False),  # a line for each frame
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=arguments.drain_seconds + CLOSING_SECONDS,
     )
@@ -57,6 +59,7 @@ def _scale(arguments: AppArguments) -> dict[str, Any]:
             target_ongoing_requests=arguments.streams_per_replica + arguments.ingress_replicas,
             upscale_delay_s=arguments.upscale_seconds,
             downscale_delay_s=arguments.downscale_seconds,
+            look_back_period_s=arguments.window_seconds,
         )
     }
 

@@ -44,6 +44,8 @@ class AppArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How long there must be more before a replica is added."""
     downscale_seconds: float = 300.0
     """How long there must be fewer before one goes."""
+    window_seconds: float = 30.0
+    """Over which the number of requests is averaged."""
     gpus: float = 0.0
     """Of a replica, as Ray counts them."""
     cpus: float = 1.0
@@ -71,6 +73,7 @@ class AppArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         check_integer("replicas", self.replicas, low=1, high=MAX_REPLICAS)
         check_integer("ingress_replicas", self.ingress_replicas, low=1, high=MAX_REPLICAS)
         check_integer("max_streams", self.max_streams, low=1)
+        check_number("window_seconds", self.window_seconds, low=10.0, open_low=True)  # Serve's own bound
         check_number("streams_per_replica", self.streams_per_replica, low=0.0, open_low=True)
         check_number("drain_seconds", self.drain_seconds, low=0.0, open_low=True)
         for name in ("gpus", "cpus", "ingress_cpus", "upscale_seconds", "downscale_seconds"):

@@ -75,6 +75,8 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
     environment = {
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
         "RAY_AUTH_TOKEN": secrets.token_hex(16),
         "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
         "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),

@@ -198,8 +198,8 @@ async def test_a_rolling_update_under_load_loses_nothing(served, alone, http):
 
 
 async def test_replicas_come_with_the_load_and_go_with_it(served, alone, http):
-    scaling = {"autoscale": "1:2", "upscale_seconds": 0.1, "downscale_seconds": 0.5}
-    served.deploy(**scaling, streams_per_replica=2.0, options={"seconds": 0.01})
+    scaling = {"upscale_seconds": 0.1, "downscale_seconds": 0.5, "window_seconds": 11.0}
+    served.deploy(autoscale="1:2", **scaling, streams_per_replica=2.0, options={"seconds": 0.01})
     await served.ready(http, 1)
     remote = await served.connect()
     async with Load(alone, remote, 8):
