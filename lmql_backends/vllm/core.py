@@ -96,6 +96,10 @@ class Core:
             self._scheduler.caps.pop(request_id, None)
         self._client.abort_requests([item for item in ids if item in self._scheduler.requests])
 
+    def forget_prefixes(self) -> None:
+        """Empty the prefix cache; what runs keeps what it has."""
+        self._client.reset_prefix_cache()
+
     def step(self) -> None:
         """One step for all that can go on. Raises what vLLM raises, whose engine is of no use then."""
         self._client.get_output()

@@ -102,8 +102,8 @@ def _sizes(options: LoadOptions, block: int) -> dict[str, Any]:
     sizes: dict[str, Any] = {}
     context = options.max_context
     if options.kv_tokens is not None:
-        # One block is vLLM's own.
-        sizes["num_gpu_blocks_override"] = -(-options.kv_tokens // block) + 1
+        # One token more than our code asks for, and a block that is vLLM's own.
+        sizes["num_gpu_blocks_override"] = -(-(options.kv_tokens + 1) // block) + 1
         context = min(context or options.kv_tokens, options.kv_tokens)
     if context is not None:
         # It needs a place for the token after the last one that it computes.
