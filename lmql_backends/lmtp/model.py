@@ -8,11 +8,11 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import Self
 
-from dcmodel.adapters import AdapterInfo, check_adapter_name
+from dcmodel.adapters import AdapterInfo, check_adapter, check_adapter_name
 from dcmodel.constraints.mask_answers import Answer
 from dcmodel.errors import CapabilityError
 from dcmodel.local.base import SequenceModel
-from dcmodel.local.session import checked_look
+from dcmodel.local.session import LocalSession, checked_look
 from dcmodel.mask import TokenMask
 from dcmodel.model import GenerateStream
 from dcmodel.scheduling.mounted import MountedAdapter
@@ -102,6 +102,13 @@ class LMTPDcModel(SequenceModel):
         except CapabilityError:  # a caller's function runs here
             return super().generate(request)
         return RemoteStream(request, wire, self._client, self.tokenizer, asyncio.get_running_loop())
+
+    async def session(self, request: GenerateRequest) -> LocalSession:
+        # The server's session is opened by its first step; what is not known here is better asked before.
+        if request.adapter and all(info.name != request.adapter for info in self._adapters):
+            await self._look_at_adapters()
+            check_adapter(request.adapter, self._adapters)
+        return await super().session(request)
 
     async def score(self, request: ScoreRequest) -> ScoreResult:
         self._check_score(request)

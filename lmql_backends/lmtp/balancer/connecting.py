@@ -27,7 +27,7 @@ class WorkerModel(LMTPDcModel):
         """Ask the worker what it serves. Raises `ConnectionLostError` where nobody is there, or where
         somebody else has taken its place."""
         found = await self._client.ask(lambda id_: Describe(id=id_, model=self._name), Described)
-        found.id = 0
+        found.id, found.adapters = 0, []  # those may change
         self._first = self._first or found
         if found != self._first:
             raise ConnectionLostError(f"{self._client.name} serves something else now.")

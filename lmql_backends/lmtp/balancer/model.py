@@ -10,6 +10,7 @@ from typing import Self
 
 import numpy as np
 
+from dcmodel.adapters import AdapterInfo, check_adapter
 from dcmodel.constraints.mask_answers import Answer
 from dcmodel.errors import ContextLengthError, InvalidRequestError
 from dcmodel.mask import check_token_ids
@@ -60,6 +61,7 @@ class BalancedDcModel(DcModel):
 
     def generate(self, request: GenerateRequest) -> BalancedStream:
         self._check_loop()
+        check_adapter(request.adapter, self.adapters)
         self._check_prompt(request.prompt_ids)
         self._check_ids(request.sampling.logit_bias, "logit_bias token id")
         self._check_ids(request.resumed, "resumed token id")
@@ -70,10 +72,11 @@ class BalancedDcModel(DcModel):
 
     async def score(self, request: ScoreRequest) -> ScoreResult:
         self._check_loop()
+        check_adapter(request.adapter, self.adapters)
         self._check_ids(request.prompt_ids, "prompt token id")
         self._check_ids(chain.from_iterable(request.continuations), "continuation token id")
         tokens = sum(map(len, request.continuations))
-        question = Question(self.pool, self.pool.router.work(request.prompt_ids, tokens))
+        question = Question(self.pool, self.pool.router.work(request.prompt_ids, tokens, request.adapter))
         return await question.ask(lambda flight: flight.model.score(request))
 
     async def next_tokens(
@@ -85,16 +88,18 @@ class BalancedDcModel(DcModel):
         adapter: str | None = None,
     ) -> list[NextTokens]:
         self._check_loop()
+        check_adapter(adapter, self.adapters)
         if not prefixes:
             return []
         # The prefixes of one call mostly share their beginning.
-        work = self.pool.router.work(prefixes[0], len(prefixes))
+        work = self.pool.router.work(prefixes[0], len(prefixes), adapter)
         return await Question(self.pool, work).ask(
             lambda flight: flight.model.next_tokens(prefixes, masks, k, adapter=adapter)
         )
 
     async def session(self, request: GenerateRequest) -> BalancedSession:
         self._check_loop()
+        check_adapter(request.adapter, self.adapters)
         seeded = with_seed(request)
 
         async def begin(flight: Flight) -> BalancedSession:
@@ -102,8 +107,23 @@ class BalancedDcModel(DcModel):
             forced = [False] * len(inner.token_ids)
             return BalancedSession(self.pool, seeded, inner, flight.worker, flight.model, forced=forced)
 
-        work = self.pool.router.work(request.prompt_ids, request.max_tokens)
+        work = self.pool.router.work(request.prompt_ids, request.max_tokens, request.adapter)
         return await Question(self.pool, work).ask(begin)
+
+    # -- adapters ----------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        return self.pool.mountings.infos
+
+    async def mount_adapter(self, name: str, source: str) -> AdapterInfo:
+        """On all workers, which find it under the same `source`, and on those that join later."""
+        self._check_loop()
+        return await self.pool.mountings.mount(name, source)
+
+    async def unmount_adapter(self, name: str) -> None:
+        self._check_loop()
+        await self.pool.mountings.unmount(name)
 
     async def aclose(self) -> None:
         await self.pool.aclose()

@@ -8,11 +8,12 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from dcmodel.errors import ConnectionLostError, DcModelError, ModelClosedError, SetupError
+from dcmodel.errors import ConnectionLostError, DcModelError, ModelClosedError
 from dcmodel.model import DcModel
 from lmql_backends.lmtp.balancer.admission import Admission
 from lmql_backends.lmtp.balancer.attempts import RetryBudget, is_loss
 from lmql_backends.lmtp.balancer.members import Identity, check_same, identity_of
+from lmql_backends.lmtp.balancer.mounting import Mountings
 from lmql_backends.lmtp.balancer.routing import Router
 from lmql_backends.lmtp.balancer.settings import BalancerSettings
 from lmql_backends.lmtp.balancer.worker import (
@@ -58,11 +59,15 @@ class Pool:
         self._first: asyncio.Future[DcModel] = self.loop.create_future()
         self._is_closed = False
         self._news = asyncio.Event()
+        self.mountings = Mountings(self._models)
         self.admission = Admission(self._members.values(), self.router, self.settings)
 
     @property
     def workers(self) -> tuple[Worker, ...]:
         return tuple(self._members.values())
+
+    def _models(self) -> list[DcModel]:
+        return [worker.model for worker in self.workers if worker.model is not None]
 
     async def first(self) -> DcModel:
         """The model of the first worker that has joined; waits for it."""
@@ -199,11 +204,17 @@ class Pool:
         found = identity_of(model)
         try:
             check_same(self._identity or found, found, worker.address)
-        except SetupError as error:
+            if self._identity is None:
+                self.mountings.adopt(model)
+            self._identity = found
+            await self.mountings.equip(model)  # nothing is awaited from here until it is a member
+        except (DcModelError, OSError) as error:
             worker.error = str(error)
             await self._close(worker, model)
             return False
-        self._identity = found
+        except BaseException:
+            await self._close(worker, model)
+            raise
         return True
 
     async def _member(self, worker: Worker, model: DcModel, membership: Membership) -> None:

@@ -6,14 +6,14 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 
-def block_hashes(token_ids: Sequence[int], block_tokens: int) -> list[int]:
-    """One number for each whole block: of the block and of everything before it.
+def block_hashes(token_ids: Sequence[int], block_tokens: int, adapter: str | None = None) -> list[int]:
+    """One number for each whole block: of the block, of everything before it, and of the adapter.
 
     Two prompts with equal numbers may differ, if very rarely: the worst that follows is a bad choice of
     worker.
     """
     hashes: list[int] = []
-    chain = 0
+    chain = 0 if adapter is None else hash(adapter)
     for start in range(0, len(token_ids) - block_tokens + 1, block_tokens):
         chain = hash((chain, *token_ids[start : start + block_tokens]))
         hashes.append(chain)

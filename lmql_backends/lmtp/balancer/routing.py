@@ -34,9 +34,9 @@ class Router:
         self._settings = settings
         self._turn = 0
 
-    def work(self, prompt_ids: Sequence[int], tokens: int) -> Work:
-        """The work of a request with this prompt."""
-        return Work(len(prompt_ids), tokens, block_hashes(prompt_ids, self._settings.block_tokens))
+    def work(self, prompt_ids: Sequence[int], tokens: int, adapter: str | None = None) -> Work:
+        """The work of a request with this prompt; what one adapter computed is of no use to another."""
+        return Work(len(prompt_ids), tokens, block_hashes(prompt_ids, self._settings.block_tokens, adapter))
 
     def choose(
         self, workers: Iterable[Worker], work: Work, now: float, excluded: Collection[Worker] = ()
@@ -60,10 +60,10 @@ class Router:
         worker.prefixes.add(work.blocks)
         return worker.fly(work.tokens, max(work.prompt - saved, 0))
 
-    def landed(self, flight: Flight, token_ids: Sequence[int]) -> None:
+    def landed(self, flight: Flight, token_ids: Sequence[int], adapter: str | None = None) -> None:
         """A request has ended: its prompt and answer are cached where it ran."""
         if flight.lost is None:
-            flight.worker.prefixes.add(block_hashes(token_ids, self._settings.block_tokens))
+            flight.worker.prefixes.add(block_hashes(token_ids, self._settings.block_tokens, adapter))
 
     def _saved(self, worker: Worker, work: Work) -> int:
         return worker.prefixes.match(work.blocks) * self._settings.block_tokens

@@ -177,7 +177,9 @@ class BalancedSession(Session):
             inner = await flight.model.session(self._request)
             return walked(inner, self._path, self._forks), flight
 
-        work = self._pool.router.work((*self.prompt_ids, *tokens), lost.max_tokens - len(tokens))
+        work = self._pool.router.work(
+            (*self.prompt_ids, *tokens), lost.max_tokens - len(tokens), self._request.adapter
+        )
         question = Question(self._pool, work, attempts)
         question.resume_by = self._pool.loop.time() + self._pool.settings.resume_seconds
         inner, flight = await question.ask(build)

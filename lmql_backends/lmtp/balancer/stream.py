@@ -50,7 +50,9 @@ class BalancedStream(GenerateStream, Ticket):
         self._result: Completion | None = None
         self.error: DcModelError | None = None
         self.excluded = self._attempts.excluded
-        self.work = pool.router.work(request.prompt_ids, request.max_tokens - len(request.resumed))
+        self.work = pool.router.work(
+            request.prompt_ids, request.max_tokens - len(request.resumed), request.adapter
+        )
         self._is_active = True
         pool.budget.active += 1
         pool.admission.enter(self)
@@ -259,7 +261,7 @@ class BalancedStream(GenerateStream, Ticket):
         request = self._request
         done = len(request.resumed) + len(self._steps)
         prompt = (*request.prompt_ids, *request.resumed, *(step.token_id for step in self._steps))
-        self.work = self._pool.router.work(prompt, max(request.max_tokens - done, 0))
+        self.work = self._pool.router.work(prompt, max(request.max_tokens - done, 0), request.adapter)
         self._pool.admission.enter(self)
 
     # -- the end -----------------------------------------------------------------------------------
@@ -272,7 +274,8 @@ class BalancedStream(GenerateStream, Ticket):
         if self._flight is not None:
             self._flight.end()
             if isinstance(end, Completion):
-                self._pool.router.landed(self._flight, (*self._request.prompt_ids, *end.token_ids))
+                token_ids = (*self._request.prompt_ids, *end.token_ids)
+                self._pool.router.landed(self._flight, token_ids, self._request.adapter)
         self._inner = self._flight = None
         if self._is_active:
             self._is_active = False

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 
 from dcmodel.model import DcModel
 from lmql_backends.lmtp.server.contracts import ServedModel
+from lmql_backends.lmtp.server.limits import ConnectionLimits
 from lmql_backends.lmtp.server.models import StaticModels
 from lmql_backends.lmtp.server.openai import openai_routes
 from lmql_backends.lmtp.server.server import LMTPServer
@@ -41,8 +42,9 @@ class CountedModels(StaticModels):
 class Server:
     """A running server; `url` is its address."""
 
-    def __init__(self, models: Mapping[str, DcModel]) -> None:
+    def __init__(self, models: Mapping[str, DcModel], limits: ConnectionLimits | None = None) -> None:
         self.models = CountedModels(models)
+        self.limits = limits or ConnectionLimits()
         self.url = ""
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
@@ -58,7 +60,7 @@ class Server:
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._end = asyncio.Event()
-        routes = openai_routes(self.models, clock=lambda: 1_700_000_000.0)
+        routes = openai_routes(self.models, clock=lambda: 1_700_000_000.0, limits=self.limits)
         async with LMTPServer(self.models, routes=routes) as server:
             self.url = server.http_url
             self._started.set()
@@ -66,8 +68,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(models: Mapping[str, DcModel]) -> Iterator[Server]:
-    server = Server(models)
+def running(models: Mapping[str, DcModel], limits: ConnectionLimits | None = None) -> Iterator[Server]:
+    server = Server(models, limits)
     server.start()
     try:
         yield server
