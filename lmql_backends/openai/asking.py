@@ -86,7 +86,7 @@ class HttpAsker:
         body = self._full(body_of(self.model, ask, self._capabilities))
         if self._capabilities.usage_in_streams:
             body["stream_options"] = {"include_usage": True}
-        stream = self.transport.stream(self.path, body, continuation=self._continuation())
+        stream = self.transport.stream(self.path, body, continuation=self._continuation(ask))
         return HttpReplyStream(stream, self.reader(ask), prompt_length(ask.prompt), self.prices)
 
     # -- for scores and probes ---------------------------------------------------------------------
@@ -119,7 +119,11 @@ class HttpAsker:
     def _full(self, body: dict[str, Any]) -> dict[str, Any]:
         return {**body, **self._extra_body}
 
-    def _continuation(self) -> Continuation:
+    def _continuation(self, ask: Ask) -> Continuation:
+        if ask.presence_penalty or ask.frequency_penalty:
+            return NoContinuation()  # the rest would not count what came before
+        if ask.temperature and ask.seed is not None and self._capabilities.seed:
+            return NoContinuation()  # from the beginning it is the same text, from the middle another
         if not self._capabilities.is_chat:
             return CompletionContinuation(self.tokenizer.encode)
         if not self._capabilities.continuation:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dcmodel.errors import CapabilityError
-from lmql_backends.openai.capabilities import EndpointCapabilities, GrammarKind, GrammarSupport
+from lmql_backends.openai.capabilities import EndpointCapabilities, GrammarKind, GrammarSupport, SamplingField
 from lmql_backends.openai.custom_tools import is_tool, tool_fields
 from lmql_backends.openai.endpoint_api import Ask, Conversation, ServerGrammar
 from lmql_backends.openai.transport.continuation import ChatStyle
@@ -36,6 +36,10 @@ def body_of(model: str, ask: Ask, able: EndpointCapabilities) -> dict[str, Any]:
         ("top_p", ask.top_p, 1.0),
         ("frequency_penalty", ask.frequency_penalty, 0.0),
         ("presence_penalty", ask.presence_penalty, 0.0),
+        ("top_k", ask.top_k, 0),
+        ("min_p", ask.min_p, 0.0),
+        ("repetition_penalty", ask.repetition_penalty, 1.0),
+        ("ignore_eos", ask.ignore_eos, False),
         ("stop", list(ask.stop), []),
         ("seed", ask.seed if able.seed else None, None),
         ("logit_bias", {str(item): bias for item, bias in ask.bias.items()}, {}),
@@ -82,12 +86,22 @@ def check(ask: Ask, able: EndpointCapabilities) -> None:
             lambda: "an answer that is to be continued",
         ),
     )
-    for is_refused, what in refusals:
+    for is_refused, what in (*refusals, *_sampling_refusals(ask, able)):
         if is_refused:
             raise CapabilityError(
                 f"the endpoint cannot do what was asked: {what()}.",
                 remedy="`dcmodel backends --probe` shows what it can do.",
             )
+
+
+def _sampling_refusals(ask: Ask, able: EndpointCapabilities) -> tuple[tuple[bool, Callable[[], str]], ...]:
+    asked = (
+        (SamplingField.TOP_K, ask.top_k != 0),
+        (SamplingField.MIN_P, ask.min_p != 0.0),
+        (SamplingField.REPETITION_PENALTY, ask.repetition_penalty != 1.0),
+        (SamplingField.IGNORE_EOS, ask.ignore_eos),
+    )
+    return tuple((is_asked and field not in able.sampling_fields, field.__str__) for field, is_asked in asked)
 
 
 def grammar_fields(grammar: ServerGrammar, known: GrammarSupport | None) -> dict[str, Any]:

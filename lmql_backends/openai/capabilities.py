@@ -41,6 +41,15 @@ class GrammarSupport:
     """In which field of the body it is sent: ``structured_outputs.regex``, ``response_format`` …"""
 
 
+class SamplingField(StrEnum):
+    """What OpenAI's API has no field for, and some servers do."""
+
+    TOP_K = "top_k"
+    MIN_P = "min_p"
+    REPETITION_PENALTY = "repetition_penalty"
+    IGNORE_EOS = "ignore_eos"
+
+
 NO_GRAMMARS: Mapping[GrammarKind, GrammarSupport] = MappingProxyType({})
 
 
@@ -85,6 +94,8 @@ class EndpointCapabilities:
     """``stream_options`` are taken."""
     seed: bool = False
     """Two requests with the same seed give the same tokens."""
+    sampling_fields: frozenset[SamplingField] = frozenset()
+    """Those that are obeyed."""
     temperature: bool = True
     """Whether temperatures other than 1 are taken (reasoning models refuse them)."""
     max_stops: int = 4
@@ -122,6 +133,8 @@ def in_words(able: EndpointCapabilities) -> dict[str, str]:
         "temperatures": _yes(able.temperature),
         "usage in streams": _yes(able.usage_in_streams),
     }
+    for item in SamplingField:
+        words[item.value] = _yes(item in able.sampling_fields)
     for kind in GrammarKind:
         known = able.grammars.get(kind, GrammarSupport(Support.REFUSED))
         field = f" ({known.field})" if known.field else ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Unpack
 
@@ -10,7 +12,7 @@ from dcmodel.errors import CapabilityError, GenerationError
 from dcmodel.scheduling.sequence import SequenceBounds
 from dcmodel.scheduling.session_sequence import SessionSequence
 from dcmodel.types import Cost, FinishReason, GenerateRequest, SamplingParams
-from lmql_backends.openai.capabilities import EndpointCapabilities
+from lmql_backends.openai.capabilities import EndpointCapabilities, SamplingField
 from lmql_backends.openai.endpoint_api import NOTHING, Ask, Asker, Reply
 from lmql_backends.openai.records import free_record, raw_logprobs, raw_tops
 
@@ -79,18 +81,41 @@ def free_ask(sequence: ContinuedSequence, asker: Asker) -> Ask:
         )
     if not sent.is_exact:
         sequence.facts.detail = "the endpoint took the prompt as text, perhaps in other tokens"
+    elif output and request.sampling.seed is not None and request.sampling.temperature:
+        sequence.facts.detail = "resumed: the endpoint drew other random numbers than for the whole text"
     return Ask(
         prompt=sent.prompt,
         max_tokens=sequence.limit - len(sequence.token_ids),
         top_logprobs=request.top_logprobs,
-        bias=request.sampling.logit_bias,
+        bias=_bias_of(request),
+        ignore_eos=request.ignore_eos,
         **sampling_fields(request.sampling),
     )
 
 
+def _bias_of(request: GenerateRequest) -> Mapping[int, float]:
+    """The caller's, with the penalties of tokens that are part of the prompt now."""
+    sampling = request.sampling
+    if not request.resumed or not (sampling.presence_penalty or sampling.frequency_penalty):
+        return sampling.logit_bias
+    if sampling.presence_penalty:
+        raise CapabilityError(
+            "a text with a presence_penalty cannot be resumed: the endpoint counts from its own beginning.",
+            remedy="Begin anew, or use frequency_penalty.",
+        )
+    added = dict(sampling.logit_bias)
+    for token_id, count in Counter(request.resumed).items():
+        added[token_id] = added.get(token_id, 0.0) - sampling.frequency_penalty * count
+    return added
+
+
 def sampling_fields(sampling: SamplingParams) -> dict[str, Any]:
     """The fields of `Ask` that say how tokens are drawn, the bias excluded."""
+    is_drawn = sampling.temperature > 0.0
     return {
+        "top_k": sampling.top_k if is_drawn else 0,
+        "min_p": sampling.min_p if is_drawn else 0.0,
+        "repetition_penalty": sampling.repetition_penalty,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "seed": sampling.seed,
@@ -121,27 +146,51 @@ async def continue_freely(sequence: ContinuedSequence, asker: Asker) -> None:
 
 
 def check_sampling(request: GenerateRequest, able: EndpointCapabilities) -> None:
-    """Raise `CapabilityError` for what OpenAI's API has no field for, or this endpoint does not take."""
+    """Raise `CapabilityError` for what this endpoint does not take: nothing is left out in silence."""
     sampling = request.sampling
-    unknown = (
-        ("top_k", sampling.top_k, 0),
-        ("min_p", sampling.min_p, 0.0),
-        ("repetition_penalty", sampling.repetition_penalty, 1.0),
-        ("ignore_eos", request.ignore_eos, False),
+    is_drawn = sampling.temperature > 0.0
+    asked: tuple[tuple[str, object, bool, bool], ...] = (
+        # the field, its value, whether it matters, and whether it is taken
+        (
+            "top_k",
+            sampling.top_k,
+            is_drawn and sampling.top_k != 0,
+            SamplingField.TOP_K in able.sampling_fields,
+        ),
+        (
+            "min_p",
+            sampling.min_p,
+            is_drawn and sampling.min_p != 0.0,
+            SamplingField.MIN_P in able.sampling_fields,
+        ),
+        (
+            "repetition_penalty",
+            sampling.repetition_penalty,
+            sampling.repetition_penalty != 1.0,
+            SamplingField.REPETITION_PENALTY in able.sampling_fields,
+        ),
+        ("ignore_eos", True, request.ignore_eos, SamplingField.IGNORE_EOS in able.sampling_fields),
+        ("seed", sampling.seed, is_drawn and sampling.seed is not None, able.seed),
     )
-    for name, value, default in unknown:
-        if value != default:
+    for name, value, is_asked, is_taken in asked:
+        if is_asked and not is_taken:
             raise CapabilityError(
-                f"{name}={value!r} cannot be sent to an OpenAI-compatible endpoint.",
-                remedy=f"Leave {name} out.",
+                f"{name}={value!r} was asked for, and the endpoint does not take {name}.",
+                remedy=f"Leave {name} out, or use a server that has it (dcmodel, vLLM, SGLang).",
             )
     limits = (
         ("top_logprobs", request.top_logprobs, able.max_top_logprobs),
         ("logit_bias entries", len(sampling.logit_bias), able.max_bias_entries),
     )
-    for name, value, most in limits:
-        if value > most:
+    for name, most_asked, most in limits:
+        if most_asked > most:
             raise CapabilityError(
-                f"{value} {name} were asked for, and the endpoint takes {most}.",
+                f"{most_asked} {name} were asked for, and the endpoint takes {most}.",
                 remedy="Ask for fewer; `dcmodel backends --probe` shows what the endpoint can do.",
             )
+    largest = max(map(abs, sampling.logit_bias.values()), default=0.0)
+    if largest > able.bias_range:
+        raise CapabilityError(
+            f"a logit_bias of {largest:g} was asked for, and the endpoint takes at most {able.bias_range:g}.",
+            remedy="Give a smaller one, or a constraint.",
+        )

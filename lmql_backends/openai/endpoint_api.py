@@ -56,6 +56,11 @@ class Ask:
     seed: int | None = None
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    top_k: int = 0
+    """As the next three: where `EndpointCapabilities.sampling_fields` has it."""
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    ignore_eos: bool = False
     stop: tuple[str, ...] = ()
     bias: Mapping[int, float] = field(default_factory=lambda: NO_BIAS)
     """At most `EndpointCapabilities.max_bias_entries`; more raise `CapabilityError`: nothing is ever cut."""

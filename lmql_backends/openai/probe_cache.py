@@ -21,7 +21,7 @@ from lmql_backends.openai.capabilities import EndpointCapabilities
 
 logger = logging.getLogger(__name__)
 
-FORM = 1
+FORM = 2
 """Changes when what is written, or how it is found out, changes."""
 DAY = 86_400.0
 
@@ -84,8 +84,9 @@ def to_plain(capabilities: EndpointCapabilities) -> dict[str, Any]:
     plain: dict[str, Any] = {
         item.name: getattr(capabilities, item.name)
         for item in fields(capabilities)
-        if item.name != "grammars"
+        if item.name not in ("grammars", "sampling_fields")
     }
+    plain["sampling_fields"] = sorted(map(str, capabilities.sampling_fields))
     plain["grammars"] = {
         str(kind): {"support": str(known.support), "field": known.field}
         for kind, known in capabilities.grammars.items()

@@ -34,7 +34,8 @@ class ReplyReader:
     """Reads what one endpoint answers to one ask; of a stream, piece by piece."""
 
     def __init__(self, tokenizer: Tokenizer, index: TokenIndex, able: EndpointCapabilities, ask: Ask) -> None:
-        self._eos = frozenset(tokenizer.eos_token_ids)
+        # Where they are ignored they are tokens like others, and end nothing.
+        self._eos = frozenset() if ask.ignore_eos else frozenset(tokenizer.eos_token_ids)
         self._index = index
         self._able = able
         self._ask = ask

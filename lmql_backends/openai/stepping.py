@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from lmql_backends.openai.asking import HttpAsker
 from lmql_backends.openai.continuing import sampling_fields
 from lmql_backends.openai.endpoint_api import NO_BIAS, Ask, Reply
 from lmql_backends.openai.looking import look_at
+from lmql_backends.openai.planner.proposals import adjustments
 from lmql_backends.openai.records import forced_record, free_record, masked_record, raw_logprobs, raw_tops
 from lmql_backends.openai.scores import score
 
@@ -105,15 +107,12 @@ async def _draw(sequence: SessionSequence, asker: HttpAsker, number: int) -> tup
     if mask is not None and len(mask) == 1:
         return mask.to_ids()[0], forced_record()
     sampling = sequence.sampling_now
-    if sampling.presence_penalty or sampling.frequency_penalty:
-        raise CapabilityError(
-            "penalties of a session cannot be sent: the endpoint would count from each step anew.",
-            remedy="Leave presence_penalty and frequency_penalty out.",
-        )
-    fields = sampling_fields(sampling)
+    # The endpoint would count from each step anew: what is counted is counted here.
+    counted = replace(sampling, presence_penalty=0.0, frequency_penalty=0.0)
+    fields = sampling_fields(counted)
     if sampling.seed is not None:
         fields["seed"] = _seed(sequence, number)
-    own = dict(sampling.logit_bias)
+    own = adjustments(sequence)
     masking = {"bias": own or NO_BIAS} if mask is None else exact_fields(mask, own, asker)
     sent = asker.place(_prompt(sequence), _output(sequence))
     if sent is None or not sent.is_exact:
@@ -121,7 +120,14 @@ async def _draw(sequence: SessionSequence, asker: HttpAsker, number: int) -> tup
             "the endpoint takes only text, and these tokens are not those that it would make of the text.",
             remedy="Use an endpoint that takes token ids.",
         )
-    ask = Ask(prompt=sent.prompt, max_tokens=1, top_logprobs=sequence.shown_logprobs, **fields, **masking)
+    ask = Ask(
+        prompt=sent.prompt,
+        max_tokens=1,
+        top_logprobs=sequence.shown_logprobs,
+        ignore_eos=bool(asker.tokenizer.eos_token_ids) and not sequence.eos_token_ids,
+        **fields,
+        **masking,
+    )
     reply = await asker.ask(ask)
     return _drawn(reply, ask, mask, asker)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from dcmodel.local import LocalDcModel
 from dcmodel.model import DcModel
 from dcmodel.registry import Registry
 
+NO_LIMITS: Mapping[str, str] = MappingProxyType({})
 Reference = Callable[[Sequence[int]], np.ndarray]
 """Log-probabilities of the next token after these ids, float64 [vocab_size]."""
 
@@ -32,6 +34,14 @@ class Case:
     """Nats."""
     options: frozenset[str] = field(default_factory=frozenset)
     """Which options `open` takes."""
+    limits: Mapping[str, str] = field(default_factory=lambda: NO_LIMITS)
+    """What the backend has not (`limits.CHECKS`), and why."""
+    kv_block: int = 1
+    """What is reused of a prompt comes in blocks of so many tokens, where KV lies in blocks."""
+    draws: int = 2000
+    """How many draws show a distribution; fewer where each is a request of its own."""
+    candidates: int = 100_000
+    """How many continuations are scored at once; fewer where each is a text to be sent."""
 
     @property
     def reference(self) -> Reference | None:

@@ -8,18 +8,23 @@ from contextlib import ExitStack
 import pytest
 import pytest_asyncio
 from conformance.backends import Case, fake_case, random_case, random_gguf_case, registered_case
+from conformance.limits import CHECKS
 from conformance.remote_backends import in_process_case, lmtp_case, openai_case, process_case
+from conformance.replicate_backend import replicate_case
+from conformance.vllm_backend import vllm_case
 
 from dcmodel.model import DcModel
 
 # The fake engine's distribution is a closed form; `random` and `random-gguf` are a random model.
 DEFAULT_BACKENDS = ("fake", "lmtp", "process", "random", "transformers", "random-gguf", "llama_cpp")
-# The fake engine, at the other end of a connection.
+# The fake engine, at the other end of a connection; and what is open until the end.
 REMOTE_CASES = {
     "in-process": in_process_case,
     "lmtp": lmtp_case,
     "openai": openai_case,
     "process": process_case,
+    "replicate": replicate_case,
+    "vllm": vllm_case,
 }
 
 
@@ -53,6 +58,18 @@ def case(
     if name == "random-gguf":
         return random_gguf_case(tmp_path_factory.mktemp("random-gguf"))
     return registered_case(name, request.config.getoption("--model"))
+
+
+@pytest.fixture(autouse=True)
+def _within_limits(request: pytest.FixtureRequest) -> None:
+    """Skips what needs something that the backend has not: `limits.py`."""
+    needs = {name for mark in request.node.iter_markers("needs") for name in mark.args}
+    assert needs <= set(CHECKS), f"no such need: {needs - set(CHECKS)}"
+    if not needs or "case" not in request.fixturenames:
+        return
+    case = request.getfixturevalue("case")
+    for name in sorted(needs & set(case.limits)):
+        pytest.skip(f"{case.name}: {case.limits[name]}")
 
 
 @pytest_asyncio.fixture

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import count
 
 from conformance.backends import Case, fake_case
-from fakes.openai_models import OURS, transport_to
+from fakes.openai_models import OURS, PATIENT, transport_to
 from fakes.served import ServedModels
 
 from dcmodel.errors import ModelNotFoundError
@@ -23,9 +23,22 @@ from lmql_backends.lmtp.clients.process import NO_RETRY, ProcessConnector
 from lmql_backends.lmtp.clients.websocket import WebSocketConnector
 from lmql_backends.lmtp.model import LMTPDcModel
 from lmql_backends.lmtp.server.contracts import Models, ServedModel
+from lmql_backends.lmtp.server.limits import ConnectionLimits
 from lmql_backends.lmtp.server.server import LMTPServer
+from lmql_backends.lmtp.server.settings import ServerSettings
 from lmql_backends.openai.asking import HttpAsker
 from lmql_backends.openai.model import OpenAIDcModel
+
+OPENAI_LIMITS = {
+    "adapters": "an endpoint serves each adapter as a model of its own: openai:ADAPTER",
+    "log_mass": "an API of this kind shows log-probabilities before the mask or after it, not both",
+    "forced_logprobs": "the endpoint is not asked about tokens that leave no choice",
+    "seeds_of_places": "an endpoint counts its random numbers from the beginning of each request",
+    "any_bias": "a logit_bias is at most 100",
+    "scores_beyond_the_context": "a text that is scored must fit the context as a whole",
+}
+# On shared cores, hundreds of requests at once take their time.
+UNHURRIED = replace(PATIENT, retry=replace(PATIENT.retry, deadline=120.0, request_seconds=60.0))
 
 
 @contextmanager
@@ -76,7 +89,7 @@ def process_case() -> Iterator[Case]:
 
 @contextmanager
 def openai_case() -> Iterator[Case]:
-    """Over HTTP, as an endpoint that keeps nothing back. What no API shows (a mask's mass) is missing."""
+    """Over HTTP, as an endpoint that keeps nothing back. What no such API has: `OPENAI_LIMITS`."""
     fake = fake_case()
     models = OpenedModels()
     server = run(_started(models))
@@ -84,15 +97,15 @@ def openai_case() -> Iterator[Case]:
     def open_model(**options: int) -> DcModel:
         local = fake.open(**options)
         name = models.add(local)
-        asker = HttpAsker(transport_to(f"{server.http_url}/v1"), name, OURS, local.tokenizer)
+        asker = HttpAsker(transport_to(f"{server.http_url}/v1", UNHURRIED), name, OURS, local.tokenizer)
         return ServedOpenAIModel(asker, replace(local.info, backend="openai"), models)
 
-    yield replace(fake, name="openai", open=open_model)
+    yield replace(fake, name="openai", open=open_model, limits=OPENAI_LIMITS, draws=300, candidates=2_000)
     run(server.aclose())
 
 
 async def _started(models: Models) -> LMTPServer:
-    server = LMTPServer(models)
+    server = LMTPServer(models, settings=ServerSettings(limits=ConnectionLimits(mount_from=None)))
     await server.start()
     return server
 

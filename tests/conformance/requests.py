@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Sequence
 
@@ -59,8 +60,13 @@ def assert_same(left: Completion, right: Completion, tolerance: float) -> None:
     assert (left.finish_reason, left.stop_reason) == (right.finish_reason, right.stop_reason)
     assert (left.logprobs is None) == (right.logprobs is None)
     for a, b in zip(left.logprobs or (), right.logprobs or (), strict=True):
-        assert abs(a.raw_logprob - b.raw_logprob) <= tolerance
-        assert abs(a.log_mass - b.log_mass) <= tolerance
+        assert is_same(a.raw_logprob, b.raw_logprob, tolerance)
+        assert is_same(a.log_mass, b.log_mass, tolerance)
+
+
+def is_same(left: float, right: float, tolerance: float) -> bool:
+    """Within the tolerance, or unknown on both sides (`limits.py` says where it may be unknown)."""
+    return abs(left - right) <= tolerance or (math.isnan(left) and math.isnan(right))
 
 
 class Gate:

@@ -13,8 +13,6 @@ from dcmodel.constraints import TokenSet
 
 pytestmark = pytest.mark.feature("generate")
 
-DRAWS = 2000
-
 
 def require_reference(case):
     if case.reference is None:
@@ -47,8 +45,8 @@ async def test_samples_follow_the_distribution(case, model, temperature):
     logprobs = require_reference(case)(prompt_ids(model, PROMPTS[0]))
     expected = np.exp(logprobs / temperature)
     expected /= expected.sum()
-    counts = await draw_first_tokens(model, DRAWS, temperature=temperature)
-    assert total_variation(counts, expected) < noise(expected, DRAWS)
+    counts = await draw_first_tokens(model, case.draws, temperature=temperature)
+    assert total_variation(counts, expected) < noise(expected, case.draws)
 
 
 @pytest.mark.parametrize(
@@ -59,9 +57,9 @@ async def test_samples_follow_the_distribution(case, model, temperature):
 async def test_truncation_keeps_what_the_definition_keeps(case, model, options):
     probabilities = np.exp(require_reference(case)(prompt_ids(model, PROMPTS[0])))
     expected = truncate(probabilities, **options)
-    counts = await draw_first_tokens(model, DRAWS // 2, temperature=1.0, **options)
+    counts = await draw_first_tokens(model, case.draws // 2, temperature=1.0, **options)
     assert all(expected[token_id] > 0 for token_id in counts)
-    assert total_variation(counts, expected) < noise(expected, DRAWS // 2)
+    assert total_variation(counts, expected) < noise(expected, case.draws // 2)
 
 
 def truncate(probabilities, top_k=0, top_p=1.0, min_p=0.0):
@@ -121,6 +119,7 @@ async def test_penalties_and_bias_change_greedy_as_defined(case, model):
 
 
 @pytest.mark.feature("masks")
+@pytest.mark.needs("log_mass")
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 async def test_top_logprobs_before_and_after_the_mask(case, model, temperature):
     reference = require_reference(case)

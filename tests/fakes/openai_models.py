@@ -6,7 +6,7 @@ from dataclasses import replace
 from random import Random
 
 from fakes.short_waits import SHORT
-from lmql_backends.openai.capabilities import EndpointCapabilities
+from lmql_backends.openai.capabilities import EndpointCapabilities, SamplingField
 from lmql_backends.openai.transport.client import Transport
 from lmql_backends.openai.transport.configuration import Configuration, make_client
 from lmql_backends.openai.transport.settings import TransportSettings
@@ -30,6 +30,7 @@ OURS = EndpointCapabilities(
     returns_token_ids=True,
     tokens_as_ids=True,
     seed=True,
+    sampling_fields=frozenset(SamplingField),
     max_stops=64,
 )
 

@@ -215,10 +215,67 @@ async def test_a_mask_that_the_endpoint_cannot_take_is_refused_by_name(url, mode
         await session.step(range(100, 300))
 
 
-@pytest.mark.parametrize("field", ["top_k", "min_p"])
-async def test_sampling_without_a_field_is_refused(model, field) -> None:
-    with pytest.raises(CapabilityError, match=field):
-        model.generate(request(sampling=SamplingParams(temperature=1.0, **{field: 1})))
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"sampling": SamplingParams(temperature=1.0, top_k=1)}, "top_k=1.*Leave top_k out"),
+        ({"sampling": SamplingParams(temperature=1.0, min_p=0.5)}, "min_p=0.5"),
+        ({"sampling": SamplingParams(repetition_penalty=1.3)}, "repetition_penalty=1.3"),
+        ({"sampling": SamplingParams(temperature=1.0, seed=3)}, "seed=3"),
+        ({"sampling": SamplingParams(logit_bias={5: 101.0})}, "logit_bias of 101"),
+        ({"ignore_eos": True}, "ignore_eos"),
+    ],
+    ids=str,
+)
+async def test_what_an_endpoint_does_not_take_is_refused_by_name(url, model_at, changes, named) -> None:
+    model = model_at(url, replace(OURS, sampling_fields=frozenset(), seed=False))
+    with pytest.raises(CapabilityError, match=named):
+        model.generate(request(**changes))
+    with pytest.raises(CapabilityError, match=named):
+        await model.session(request(**changes))
+
+
+async def test_what_changes_nothing_is_not_refused(url, model_at) -> None:
+    model = model_at(url, replace(OURS, sampling_fields=frozenset(), seed=False))
+    greedy = SamplingParams(top_k=5, min_p=0.5, seed=3)
+    expected = await model.generate(request(max_tokens=4)).completion()
+    assert (await model.generate(request(sampling=greedy, max_tokens=4)).completion()).text == expected.text
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingParams(temperature=1.5, seed=3, top_k=4),
+        SamplingParams(temperature=1.5, seed=3, min_p=0.2),
+        SamplingParams(repetition_penalty=1.7),
+        SamplingParams(frequency_penalty=1.2, presence_penalty=0.7),
+    ],
+    ids=["top_k", "min_p", "repetition_penalty", "penalties"],
+)
+async def test_fields_of_servers_mean_what_they_mean_here(model, local, sampling) -> None:
+    asked = request(sampling=sampling, max_tokens=20, ignore_eos=True)
+    theirs, ours = [await side.generate(asked).completion() for side in (model, local)]
+    assert theirs.token_ids == ours.token_ids
+    assert len(theirs.token_ids) == 20
+
+
+async def test_penalties_of_sessions_count_the_whole_output(model, local) -> None:
+    sampling = SamplingParams(frequency_penalty=1.2, presence_penalty=0.7, logit_bias={7: 1.0})
+    asked = request(sampling=sampling, max_tokens=16, ignore_eos=True)
+    expected = await local.generate(asked).completion()
+    session = await model.session(asked)
+    for token_id in expected.token_ids:
+        assert (await session.step()).token_id == token_id
+
+
+async def test_a_resumed_text_counts_what_came_before(model, local) -> None:
+    counted = request(sampling=SamplingParams(frequency_penalty=1.2), max_tokens=16, ignore_eos=True)
+    expected = await local.generate(counted).completion()
+    resumed = await model.generate(replace(counted, resumed=expected.token_ids[:7])).completion()
+    assert resumed.token_ids == expected.token_ids
+    present = replace(counted, sampling=SamplingParams(presence_penalty=0.7), resumed=expected.token_ids[:7])
+    with pytest.raises(CapabilityError, match="presence_penalty cannot be resumed"):
+        await model.generate(present).completion()
 
 
 async def test_closing_ends_what_runs(url, model_at) -> None:
