@@ -42,7 +42,7 @@ def build(arguments: AppArguments) -> Application:
     )
     spec = arguments.spec().to_bytes().decode()
     told = msgspec.json.encode(arguments.for_ingress()).decode()
-    bound: Application = ingress.bind(engine.bind(spec, arguments.revision()), told)
+    bound: Application = ingress.bind(engine.bind(spec, arguments.revision(), arguments.adapters), told)
     return bound
 
 

@@ -33,6 +33,10 @@ class AppArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Of the backend, as ``--option``."""
     factory: str = ""
     """``module:function``, which makes the model instead (`ChildSpec`)."""
+    adapters: dict[str, str] = {}
+    """LoRA adapters of every replica, by the names that requests use: paths, the same on every machine."""
+    mount_from: list[str] = []
+    """Folders from which clients may mount adapters, on all replicas; with one ingress replica."""
 
     replicas: int = 1
     """Of the model."""
@@ -78,6 +82,12 @@ class AppArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         check_number("drain_seconds", self.drain_seconds, low=0.0, open_low=True)
         for name in ("gpus", "cpus", "ingress_cpus", "upscale_seconds", "downscale_seconds"):
             check_number(name, getattr(self, name), low=0.0)
+        if self.mount_from and self.ingress_replicas > 1:
+            raise InvalidRequestError(
+                "clients cannot mount adapters where there are several ingress replicas: one would not know "
+                "what another has mounted.",
+                remedy="Give them in `adapters`, or take one ingress replica.",
+            )
         self.scale()
 
     @classmethod
@@ -114,7 +124,15 @@ class AppArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def for_ingress(self) -> AppArguments:
         """Without what concerns the model's replicas alone: a change of that leaves the ingress running."""
         return msgspec.structs.replace(
-            self, max_context=None, options={}, device=None, replicas=1, autoscale="", gpus=0.0, cpus=0.0
+            self,
+            max_context=None,
+            options={},
+            adapters={},
+            device=None,
+            replicas=1,
+            autoscale="",
+            gpus=0.0,
+            cpus=0.0,
         )
 
     def revision(self) -> str:

@@ -25,7 +25,7 @@ class Channel:
     """
 
     def __init__(self, models: Models) -> None:
-        limits = ConnectionLimits(max_streams=1 << 20, max_frame_bytes=MAX_FRAME_BYTES)
+        limits = ConnectionLimits(max_streams=1 << 20, max_frame_bytes=MAX_FRAME_BYTES, mount_from=None)
         self._peer = MessagePeer(MSGPACK, models, limits, self._put)
         self._out: list[bytes] = []
         self._out_bytes = 0

@@ -50,7 +50,8 @@ def serve(arguments: argparse.Namespace, output: Output) -> int:
 
 def arguments_of(arguments: argparse.Namespace) -> AppArguments:
     """What the command line says, as the application is told it. Raises `InvalidRequestError`."""
-    names = list(sources_of(arguments))
+    sources = sources_of(arguments)
+    names = list(sources)
     if len(names) != 1:
         raise InvalidRequestError(
             "an application of Ray Serve has one model.",
@@ -60,6 +61,8 @@ def arguments_of(arguments: argparse.Namespace) -> AppArguments:
     told: dict[str, Any] = {
         "model": given.removeprefix(f"{names[0]}=") or given,
         "name": names[0],
+        "adapters": dict(sources[names[0]].adapters),
+        "mount_from": arguments.allow_mounting,
         "options": dict(map(backend_option, arguments.option)),
         "host": arguments.host,
         "insecure": arguments.insecure,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
 from dcmodel.local import LocalDcModel
 from lmql_backends.lmtp.clients.child import load_models
@@ -58,11 +58,16 @@ class EngineDesk:
 class Engine(EngineDesk):
     """What Serve makes a replica of."""
 
-    async def __init__(self, spec: str, revision: str) -> None:  # type: ignore[misc]
-        """`spec`: a `ChildSpec` as JSON. Raises what loading raises."""
+    async def __init__(  # type: ignore[misc]
+        self, spec: str, revision: str, adapters: Mapping[str, str]
+    ) -> None:
+        """`spec`: a `ChildSpec` as JSON; `adapters`: paths by name. Raises what loading, mounting raise."""
         from ray import serve
 
         models = await asyncio.to_thread(load_models, ChildSpec.from_bytes(spec.encode()))
+        async with models.use("") as served:
+            for name, source in adapters.items():
+                await served.model.mount_adapter(name, source)
         super().__init__(models, serve.get_replica_context().replica_id.unique_id, revision)
 
     async def subscribe(self, subscription: Subscription | None) -> None:

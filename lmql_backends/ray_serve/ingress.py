@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import msgspec
 from ray.serve.handle import DeploymentHandle
@@ -71,7 +72,10 @@ def server_settings(told: AppArguments) -> ServerSettings:
         insecure=told.insecure,
         allowed_hosts=tuple(told.allow_hosts),
         allowed_origins=tuple(told.allow_origins),
-        limits=ConnectionLimits(max_streams=told.max_streams),
+        limits=ConnectionLimits(
+            max_streams=told.max_streams,
+            mount_from=tuple(Path(folder).resolve() for folder in told.mount_from),
+        ),
     )
 
 

@@ -21,6 +21,7 @@ def test_what_is_not_said_has_a_default():
         ({"autoscale": "0:1"}, "autoscale"),
         ({"autoscale": "1-4"}, "autoscale"),
         ({"drain_seconds": 0}, "drain_seconds"),
+        ({"mount_from": ["/adapters"], "ingress_replicas": 2}, "several ingress replicas"),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_it(args, message):

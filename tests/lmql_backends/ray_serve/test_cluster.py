@@ -30,7 +30,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def served(cluster):
     """The application with two replicas; tests that change it put it back."""
-    cluster.deploy(replicas=2)
+    cluster.deploy(replicas=2, adapters={"law": "seed:5"})
     return cluster
 
 
@@ -92,6 +92,16 @@ async def test_sessions_fork_and_step_under_masks_as_here(model, alone):
         return [*session.token_ids], [*fork.token_ids]
 
     assert await play(model) == await play(alone)
+
+
+async def test_a_request_names_its_adapter(model, alone):
+    await alone.mount_adapter("law", "seed:5")
+    assert [info.name for info in model.adapters] == ["law"]
+    items = [
+        request(alone, f"city {n}", adapter="law" if n % 2 else None, seed=n, max_tokens=16) for n in range(8)
+    ]
+    for ours, theirs in zip(await run(model, items), await run(alone, items), strict=True):
+        assert_same(ours, theirs, 1e-6)
 
 
 async def test_a_function_of_the_callers_runs_with_the_caller(model, alone):

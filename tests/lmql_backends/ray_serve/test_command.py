@@ -34,10 +34,12 @@ def test_options_become_the_applications_arguments():
         parsed(
             *("chat=org/model", "--ray", "--autoscale", "1:4", "--gpus", "0.5", "--option", "n_threads=4"),
             *("--dtype", "float32", "--drain-seconds", "7", "--ingress-replicas", "2"),
+            *("--adapter", "chat:law=path/to/law"),
         )
     )
     assert (told.model, told.name, told.scale(), told.gpus) == ("org/model", "chat", (1, 4), 0.5)
     assert (told.options, told.dtype, told.drain_seconds) == ({"n_threads": 4}, "float32", 7.0)
+    assert told.adapters == {"law": "path/to/law"}
     assert (told.ingress_replicas, told.host) == (2, "127.0.0.1")
 
 

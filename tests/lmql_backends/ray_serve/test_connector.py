@@ -219,6 +219,19 @@ async def test_the_last_replica_goes_when_there_is_no_other(alone):
         assert not replicas.subscription.held
 
 
+async def test_adapters_are_mounted_on_all_replicas_and_those_that_come(alone):
+    info = await alone.mount_adapter("law", "seed:5")
+    item = request(alone, "city", adapter="law", max_tokens=20, seed=1)
+    whole = await run_one(alone, item)
+    async with balanced(2) as (model, _, replicas):
+        replicas.subscription.tell({"r0"})
+        await model.pool.wait(lambda: len(model.pool.workers) == 1)
+        assert await model.mount_adapter("law", "seed:5") == info
+        replicas.subscription.tell({"r1"})
+        await model.pool.wait(lambda: [worker.address for worker in model.pool.workers] == ["r1"])
+        assert_same(await run_one(model, item), whole, 1e-6)
+
+
 async def test_a_replica_of_another_revision_or_name_is_not_joined():
     async with LocalDcModel(loaded_fake(small_tokenizer())) as served:
         calls = Calls({"r0": EngineDesk(StaticModels(served), "r0", "another")})
