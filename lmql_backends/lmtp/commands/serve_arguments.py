@@ -52,13 +52,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="LoRA adapter, mounted when its model is loaded; without MODEL: on the first one (repeat it)",
     )
-    group.add_argument(
-        "--allow-mounting",
-        metavar="FOLDER",
-        action="append",
-        default=[],
-        help="clients may mount adapters from this folder, and unmount any (repeat it)",
-    )
     group.add_argument("--backend", metavar="B", help="see `dcmodel backends`")
     group.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps")
     group.add_argument("--dtype", metavar="T", help="float32, bfloat16, float16")
@@ -86,6 +79,14 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--allow-origin", metavar="URL", action="append", default=[], help="pages that may use it; *: all"
+    )
+
+    group.add_argument(
+        "--allow-mounting",
+        metavar="FOLDER",
+        action="append",
+        default=[],
+        help="clients may mount adapters from this folder, and unmount any (repeat it)",
     )
 
 
@@ -138,7 +139,7 @@ def settings_of(arguments: argparse.Namespace) -> ServerSettings:
         limits=ConnectionLimits(
             max_streams=arguments.max_streams,
             max_frame_bytes=arguments.max_frame * MIB,
-            mount_from=_folders(getattr(arguments, "allow_mounting", [])),
+            mount_from=_folders(arguments.allow_mounting),
         ),
     )
 
