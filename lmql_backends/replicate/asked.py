@@ -7,6 +7,7 @@ meanwhile (`Cancel`) is answered here, and a session is told anew to each predic
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
 
 from msgspec.structs import replace
 
@@ -37,31 +38,40 @@ from lmql_backends.lmtp.protocol.messages import (
     Unmount,
 )
 
+A = TypeVar("A")
+"""What answers are, in the predictor's version of the protocol."""
 Question = Describe | GetTokenizer | Score | NextTokens | Mount | Unmount
 SessionQuestion = Step | Look | Settle
 
 
-class Asked(ABC):
-    """One conversation's wish. `take` may be given the same answer twice, and answers out of order."""
+class Asked(ABC, Generic[A]):
+    """One conversation's wish; a new prediction is told what is still missing of it. `take` may be given
+    the same answer twice, and answers out of order."""
 
     def __init__(self, id_: int) -> None:
         self.id = id_
         self.is_over = False
+        self.heard = 0
+        """How many answers brought it further."""
 
     @abstractmethod
-    def messages(self) -> list[ClientMessage]:
-        """What says it to a new prediction; behind what was received of it before."""
-
-    @abstractmethod
-    def take(self, answer: ServerMessage) -> bool:
-        """Whether the client is to be given it: False for what it has already, or what came too early."""
+    def take(self, answer: A) -> list[ServerMessage]:
+        """What the client is told of it: nothing for what it knows already, and for what came too early."""
 
     def cancelled(self) -> list[ServerMessage]:
         """What the client hears when it cancels: the prediction may go on for others."""
         return []
 
 
-class AskedStream(Asked):
+class Framed(Asked[ServerMessage]):
+    """Of version 2."""
+
+    @abstractmethod
+    def messages(self) -> list[ClientMessage]:
+        """What says it to a prediction, behind what was received of it before."""
+
+
+class AskedStream(Framed):
     """`Generate`."""
 
     def __init__(self, message: Generate) -> None:
@@ -74,20 +84,21 @@ class AskedStream(Asked):
         # Credit cannot be given later. What gathers has an end at `max_tokens`.
         return [replace(self._message, received=self._received, credit=None)]
 
-    def take(self, answer: ServerMessage) -> bool:
+    def take(self, answer: ServerMessage) -> list[ServerMessage]:
         match answer:
             case Tokens():
                 if answer.at != len(self._received):
-                    return False
+                    return []
                 self._received += answer.columns.token_ids
                 self._forced += len(answer.columns.forced)
             case Done():
                 if answer.tokens != len(self._received):
-                    return False
+                    return []
                 self.is_over = True
             case _:
                 self.is_over = True
-        return True
+        self.heard += 1
+        return [answer]
 
     def cancelled(self) -> list[ServerMessage]:
         request = self._message.request
@@ -108,7 +119,7 @@ class AskedStream(Asked):
         ]
 
 
-class AskedQuestion(Asked):
+class AskedQuestion(Framed):
     """What has one answer."""
 
     def __init__(self, message: Question) -> None:
@@ -118,9 +129,10 @@ class AskedQuestion(Asked):
     def messages(self) -> list[ClientMessage]:
         return [self._message]
 
-    def take(self, answer: ServerMessage) -> bool:
+    def take(self, answer: ServerMessage) -> list[ServerMessage]:
         self.is_over = True
-        return True
+        self.heard += 1
+        return [answer]
 
     def cancelled(self) -> list[ServerMessage]:
         return [errors.to_wire(self.id, RequestCancelledError("the question was cancelled."))]
@@ -140,7 +152,7 @@ class SessionState:
             del self.output[len(self.output) - min(message.count, len(self.output)) :]
 
 
-class AskedStep(Asked):
+class AskedStep(Framed):
     """One question to a session, which is opened for it."""
 
     def __init__(self, state: SessionState, question: SessionQuestion) -> None:
@@ -153,13 +165,14 @@ class AskedStep(Asked):
         before = [Append(id=self.id, token_ids=self._output)] if self._output else []
         return [self._state.opening, *before, self._question]
 
-    def take(self, answer: ServerMessage) -> bool:
+    def take(self, answer: ServerMessage) -> list[ServerMessage]:
         match answer:
             case Opened():
-                return False
+                return []
             case Stepped() if isinstance(self._question, Step) and answer.columns.token_ids:
                 self._state.output = [*self._output, answer.columns.token_ids[-1]]
             case Stepped() | Looked() | Failed() | _:
                 pass
         self.is_over = True
-        return True
+        self.heard += 1
+        return [answer]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from lmql_backends.lmtp.protocol.messages import ServerMessage
 from lmql_backends.replicate.asked import Asked
@@ -13,12 +14,12 @@ class Batch:
     """Lives as long as its job, through however many predictions that takes."""
 
     def __init__(
-        self, speech: Speech, asked: Iterable[Asked], deliver: Callable[[list[ServerMessage]], None]
+        self, speech: Speech, asked: Iterable[Asked[Any]], deliver: Callable[[list[ServerMessage]], None]
     ) -> None:
-        self.open: dict[int, Asked] = {item.id: item for item in asked}
+        self.open: dict[int, Asked[Any]] = {item.id: item for item in asked}
         """What has no whole answer yet."""
         self.progress = 0
-        """How many answers were delivered."""
+        """How many answers brought anything further."""
         self.has_dropped = False
         """Whether something is no longer wanted that a prediction may still be at."""
         self._speech = speech
@@ -37,10 +38,10 @@ class Batch:
         self._torn, self._lines, self._is_live = "", 0, True
         return self._speech.inputs(self.rest())
 
-    def rest(self) -> Sequence[Asked]:
+    def rest(self) -> Sequence[Asked[Any]]:
         return list(self.open.values())
 
-    def drop(self, id_: int) -> Asked | None:
+    def drop(self, id_: int) -> Asked[Any] | None:
         """Nobody wants its answer any more; None: it has been given, or was never asked here."""
         asked = self.open.pop(id_, None)
         self.has_dropped = self.has_dropped or asked is not None
@@ -63,7 +64,7 @@ class Batch:
         lines = [line for line in text.split("\n") if line]
         self._give(self._read("\n".join(lines[known:]) + "\n"))
 
-    def _read(self, text: str) -> Iterator[ServerMessage]:
+    def _read(self, text: str) -> Iterator[Any]:
         *whole, last = (self._torn + text).split("\n")
         for line in filter(None, whole):
             self._lines += 1
@@ -75,16 +76,16 @@ class Batch:
             self._lines += 1
             yield from found
 
-    def _give(self, answers: Iterable[ServerMessage]) -> None:
+    def _give(self, answers: Iterable[Any]) -> None:
         given: list[ServerMessage] = []
         for answer in answers:
-            number = getattr(answer, "id", None)
-            asked = None if number is None else self.open.get(number)
-            if asked is None or not asked.take(answer):
+            asked = None if answer.id is None else self.open.get(answer.id)
+            if asked is None:
                 continue
-            given.append(answer)
+            before = asked.heard
+            given += asked.take(answer)
+            self.progress += asked.heard - before
             if asked.is_over:
                 del self.open[asked.id]
         if given:
-            self.progress += len(given)
             self._deliver(given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -50,7 +51,7 @@ class Http:
                 self._session().request(
                     method,
                     self._checked(url),
-                    data=body,
+                    data=None if body is None else io.BytesIO(body),  # large ones go in parts
                     headers={**self._head(), **(headers or {})},
                     allow_redirects=False,
                 ) as response,

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from dcmodel.errors import ModelLoadError
+from dcmodel.errors import ModelLoadError, SetupError
 from dcmodel.model import DcModel
+from dctokenizers import Tokenizer, TokenizerError, load
+from lmql_backends.lmtp.client import LMTPClient
 from lmql_backends.lmtp.model import LMTPDcModel
 from lmql_backends.lmtp.retry import RetryPolicy
 from lmql_backends.replicate.api import FRAME, OPS, Api, Target
 from lmql_backends.replicate.failures import AttemptFailed, to_error
 from lmql_backends.replicate.job import Pace
+from lmql_backends.replicate.legacy_model import LegacyDcModel
+from lmql_backends.replicate.legacy_transport import LegacyConnector
 from lmql_backends.replicate.names import ModelName
 from lmql_backends.replicate.retries import Retries
 from lmql_backends.replicate.settings import Settings, settings_of
@@ -33,10 +39,12 @@ async def open_model(model: str, extra: Mapping[str, Any]) -> DcModel:
     api = Api(settings)
     try:
         target = await _resolved(api, name, settings, Pace())
-        if not target.speaks_frames:
-            raise _no_predictor(name, target)
-        connector = ReplicateConnector(str(name), api, target, settings)
-        return await LMTPDcModel.open(connector, retry=RETRY)
+        if target.speaks_frames:
+            connector = ReplicateConnector(str(name), api, target, settings)
+            return await LMTPDcModel.open(connector, retry=RETRY)
+        if target.speaks_ops:
+            return await _open_legacy(name, api, target, settings, extra.get("tokenizer"))
+        raise _no_predictor(name, target)
     except BaseException:
         await api.aclose()
         raise
@@ -52,6 +60,27 @@ async def _resolved(api: Api, name: ModelName, settings: Settings, pace: Pace) -
             if wait is None:
                 raise to_error(failure, str(name)) from failure
             await pace.sleep(wait)
+
+
+async def _open_legacy(
+    name: ModelName, api: Api, target: Target, settings: Settings, given: Any
+) -> LegacyDcModel:
+    tokenizer = given if isinstance(given, Tokenizer) else await asyncio.to_thread(_named, name, given)
+    connector = LegacyConnector(str(name), api, target, settings, tokenizer.vocab_size)
+    client = LMTPClient(connector, loop=asyncio.get_running_loop(), retry=RETRY)
+    return LegacyDcModel(client, str(name), tokenizer)
+
+
+def _named(name: ModelName, given: Any) -> Tokenizer:
+    remedy = 'Give extra={"tokenizer": ...}: a path, a Hub id, or a Tokenizer.'
+    if not isinstance(given, str | Path):
+        raise SetupError(f"{name} runs LMQL's predictor, which does not tell its tokenizer.", remedy=remedy)
+    try:
+        return load(given)
+    except TokenizerError as error:
+        raise SetupError(
+            f"the tokenizer {str(given)!r:.200} cannot be loaded: {error}", remedy=remedy
+        ) from error
 
 
 def _no_predictor(name: ModelName, target: Target) -> ModelLoadError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from lmql_backends.lmtp.protocol import errors
 from lmql_backends.lmtp.protocol.codec import JSON
@@ -18,7 +19,7 @@ from lmql_backends.lmtp.protocol.messages import (
     Welcome,
 )
 from lmql_backends.replicate.api import FRAME
-from lmql_backends.replicate.asked import Asked
+from lmql_backends.replicate.asked import Asked, Framed
 
 logger = logging.getLogger(__name__)
 PEER = "dcmodel"
@@ -32,12 +33,12 @@ class Speech(ABC):
     whatever the platform sends again or leaves out. If not, only the whole output is believed after one."""
 
     @abstractmethod
-    def inputs(self, asked: Sequence[Asked]) -> dict[str, str]:
+    def inputs(self, asked: Sequence[Asked[Any]]) -> dict[str, str]:
         """The prediction's inputs. Raises `InvalidRequestError` for what cannot be encoded."""
 
     @abstractmethod
-    def read(self, line: str) -> list[ServerMessage] | None:
-        """What a line of the output says; None: it is no whole line."""
+    def read(self, line: str) -> Sequence[Any] | None:
+        """What a line of the output says, each with the `id` of its question; None: it is no whole line."""
 
 
 class Frames(Speech):
@@ -45,9 +46,10 @@ class Frames(Speech):
 
     is_numbered = True
 
-    def inputs(self, asked: Sequence[Asked]) -> dict[str, str]:
+    def inputs(self, asked: Sequence[Asked[Any]]) -> dict[str, str]:
         messages: list[ClientMessage] = [Hello(versions=[VERSION], peer=PEER)]
         for item in asked:
+            assert isinstance(item, Framed)
             messages += item.messages()
         frame = JSON.encode(messages)
         assert isinstance(frame, str)

@@ -34,7 +34,15 @@ from lmql_backends.lmtp.protocol.messages import (
     Welcome,
 )
 from lmql_backends.replicate.api import Api, Prediction, Target
-from lmql_backends.replicate.asked import Asked, AskedQuestion, AskedStep, AskedStream, SessionState
+from lmql_backends.replicate.asked import (
+    Asked,
+    AskedQuestion,
+    AskedStep,
+    AskedStream,
+    Question,
+    SessionQuestion,
+    SessionState,
+)
 from lmql_backends.replicate.batch import Batch
 from lmql_backends.replicate.failures import AttemptFailed, to_error
 from lmql_backends.replicate.job import Job, Pace
@@ -105,22 +113,20 @@ class ReplicateTransport(Transport):
         self._closing: set[asyncio.Task[Prediction | None]] = set()
 
     def send(self, messages: Sequence[ClientMessage]) -> None:
-        asked: list[Asked] = []
+        asked: list[Asked[Any]] = []
         answers: list[ServerMessage] = []
         for message in messages:
             match message:
                 case Hello():
                     answers.append(self._welcome())
-                case Generate():
-                    asked.append(AskedStream(message))
-                case Describe() | GetTokenizer() | Score() | NextTokens() | Mount() | Unmount():
-                    asked.append(AskedQuestion(message))
+                case Generate() | Describe() | GetTokenizer() | Score() | NextTokens() | Mount() | Unmount():
+                    self._ask(message, asked, answers)
                 case Open():
                     self._sessions[message.id] = SessionState(message)
                 case Append() | Rollback() if message.id in self._sessions:
                     self._sessions[message.id].change(message)
                 case Step() | Look() | Settle() if message.id in self._sessions:
-                    asked.append(AskedStep(self._sessions[message.id], message))
+                    self._ask_session(self._sessions[message.id], message, asked, answers)
                 case Fork() if message.id in self._sessions:
                     answers.append(errors.to_wire(message.to, _no_forks()))
                 case Cancel():
@@ -131,6 +137,21 @@ class ReplicateTransport(Transport):
             self._start(group)
         if answers:
             self._loop.call_soon(self._deliver, answers)
+
+    def _ask(
+        self, message: Generate | Question, asked: list[Asked[Any]], answers: list[ServerMessage]
+    ) -> None:
+        """What is to be asked, or what can be answered at once."""
+        asked.append(AskedStream(message) if isinstance(message, Generate) else AskedQuestion(message))
+
+    def _ask_session(
+        self,
+        state: SessionState,
+        question: SessionQuestion,
+        asked: list[Asked[Any]],
+        answers: list[ServerMessage],
+    ) -> None:
+        asked.append(AskedStep(state, question))
 
     async def aclose(self) -> None:
         self._receiver = None
@@ -151,7 +172,7 @@ class ReplicateTransport(Transport):
 
     # -- jobs --------------------------------------------------------------------------------------
 
-    def _groups(self, asked: list[Asked], answers: list[ServerMessage]) -> list[list[Asked]]:
+    def _groups(self, asked: list[Asked[Any]], answers: list[ServerMessage]) -> list[list[Asked[Any]]]:
         """What fits into one prediction each; what fits into none is answered."""
         if not asked:
             return []
@@ -171,7 +192,7 @@ class ReplicateTransport(Transport):
         half = len(asked) // 2
         return self._groups(asked[:half], answers) + self._groups(asked[half:], answers)
 
-    def _start(self, asked: Sequence[Asked]) -> None:
+    def _start(self, asked: Sequence[Asked[Any]]) -> None:
         batch = Batch(self._speech, asked, self._deliver)
         task = self._loop.create_task(self._run(batch), name="replicate-job")
         self._jobs[batch] = task
@@ -201,13 +222,17 @@ class ReplicateTransport(Transport):
     def _cancel(self, id_: int) -> list[ServerMessage]:
         """Take it out of its batch; a prediction that nobody waits for any more is cancelled."""
         self._sessions.pop(id_, None)
+        asked = self._drop(id_)
+        return [] if asked is None else asked.cancelled()
+
+    def _drop(self, id_: int) -> Asked[Any] | None:
         for batch, job in self._jobs.items():
             asked = batch.drop(id_)
             if asked is not None:
                 if batch.is_over:
                     job.cancel()
-                return asked.cancelled()
-        return []
+                return asked
+        return None
 
     def _spawn(self, coroutine: Coroutine[Any, Any, Prediction | None]) -> asyncio.Task[Prediction | None]:
         task = self._loop.create_task(coroutine)

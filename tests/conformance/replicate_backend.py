@@ -13,6 +13,7 @@ from fakes.replicate_server import NAME, OWNER, TOKEN, ReplicateServer
 from dcmodel.loop import run
 from dcmodel.model import DcModel
 from lmql_backends.lmtp.model import LMTPDcModel
+from lmql_backends.lmtp.server.limits import ConnectionLimits
 from lmql_backends.replicate.api import Api, Target
 from lmql_backends.replicate.cog.predictor import Predictions
 from lmql_backends.replicate.names import ModelName
@@ -26,7 +27,7 @@ def replicate_case() -> Iterator[Case]:
     """One predictor, at which each model has a name of its own."""
     fake = fake_case()
     models = OpenedModels()
-    predictions = Predictions(models)
+    predictions = Predictions(models, ConnectionLimits(mount_from=None))
     server = ReplicateServer(lambda fields: predictions.answers(**fields))
     run(server.__aenter__())
 
