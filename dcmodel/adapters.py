@@ -55,5 +55,5 @@ def check_adapter(name: str | None, mounted: Iterable[AdapterInfo]) -> None:
     if name is not None and name not in names:
         raise AdapterNotFoundError(
             f"no adapter {name!r} is mounted ({', '.join(names) or 'none is'}).",
-            remedy="Mount it first: mount_adapter(name, source).",
+            remedy="Mount it first: llm.mount(name, source); on the command line, --adapter NAME=SOURCE.",
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dcmodel.adapters import check_adapter_name
 from dcmodel.cli.output import Output
 from dcmodel.errors import InvalidRequestError
 
@@ -52,6 +53,37 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="an option of the backend's own loader: n_threads=4, type_k=q8_0, revision=main (repeat it)",
     )
+
+
+def add_adapter_argument(parser: argparse.ArgumentParser) -> None:
+    """Which adapter the command asks the model through."""
+    parser.add_argument(
+        "--adapter",
+        dest="adapter_source",
+        metavar="NAME[=SOURCE]",
+        help="ask through this adapter (LoRA), mounted from SOURCE: a folder, a file, a Hub id",
+    )
+
+
+def adapter_name(arguments: argparse.Namespace) -> str | None:
+    """The name in ``--adapter NAME[=SOURCE]``."""
+    given: str | None = arguments.adapter_source
+    return None if given is None else given.partition("=")[0]
+
+
+def _adapters(arguments: argparse.Namespace) -> dict[str, str]:
+    """What is to be mounted; not every command has the argument."""
+    given: str | None = getattr(arguments, "adapter_source", None)
+    if given is None:
+        return {}
+    name, equals, source = given.partition("=")
+    if not name or (equals and not source):
+        raise InvalidRequestError(
+            f"--adapter {given!r} has no {'source' if name else 'name'}.",
+            remedy="Write it as NAME=FOLDER: --adapter mine=./my-lora.",
+        )
+    check_adapter_name(name)
+    return {name: source} if equals else {}
 
 
 def add_constraint_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +135,7 @@ def open_llm(arguments: argparse.Namespace) -> LLM:
         dtype=arguments.dtype,
         max_context=arguments.max_context,
         extra=dict(map(backend_option, arguments.option)),
+        adapters=_adapters(arguments),
     )
     hide_loading_bar(llm)
     return llm

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any, Literal
 
-from dcmodel.cli.arguments import add_model_arguments, new_command, open_llm, read_prompt
+from dcmodel.cli.arguments import (
+    adapter_name,
+    add_adapter_argument,
+    add_model_arguments,
+    new_command,
+    open_llm,
+    read_prompt,
+)
 from dcmodel.cli.output import Output
 
 EPILOG = """examples:
@@ -34,6 +41,7 @@ def add_parser(commands: Any) -> None:
         help="whether the text's end counts to each option; auto: where one option begins another",
     )
     add_model_arguments(parser)
+    add_adapter_argument(parser)
 
 
 def execute(arguments: argparse.Namespace, output: Output) -> int:
@@ -46,6 +54,7 @@ def execute(arguments: argparse.Namespace, output: Output) -> int:
             normalizer=arguments.normalizer,
             unconditional=arguments.unconditional,
             end_of_text=END_OF_TEXT[arguments.end_of_text],
+            adapter=adapter_name(arguments),
         )
     if arguments.json:
         output.json(

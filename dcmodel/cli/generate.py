@@ -6,6 +6,8 @@ import argparse
 from typing import TYPE_CHECKING, Any, cast
 
 from dcmodel.cli.arguments import (
+    adapter_name,
+    add_adapter_argument,
     add_constraint_arguments,
     add_model_arguments,
     constraint_of,
@@ -25,6 +27,7 @@ EPILOG = """examples:
   dcmodel generate "3 + 4 =" --regex " [0-9]+"
   dcmodel generate "Review: I love it.\\nSentiment:" --choice " positive" --choice " negative" --json
   dcmodel generate "A name:" --regex " [A-Z][a-z]+" --beams 8 --n 3
+  dcmodel generate "Dear customer," --model my-model --adapter support=./support-lora
   dcmodel generate --file prompts.txt --max-tokens 20 > completions.jsonl"""
 
 
@@ -56,6 +59,7 @@ def add_parser(commands: Any) -> None:
     sampling.add_argument("--top-logprobs", metavar="K", type=int, default=0, help="with --json")
     add_decoding_arguments(parser)
     add_model_arguments(parser)
+    add_adapter_argument(parser)
     parser.set_defaults(usage_error=parser.error)
 
 
@@ -126,6 +130,7 @@ def generate_options(arguments: argparse.Namespace) -> DecodingOptions:
         "top_logprobs": arguments.top_logprobs,
         "heal": not arguments.no_heal,
         "canonical": arguments.canonical,
+        "adapter": adapter_name(arguments),
     }
     if arguments.temperature is not None:
         given["temperature"] = arguments.temperature

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from dcmodel.cli.arguments import add_model_arguments, new_command, open_llm, read_file, read_prompt
+from dcmodel.cli.arguments import (
+    adapter_name,
+    add_adapter_argument,
+    add_model_arguments,
+    new_command,
+    open_llm,
+    read_file,
+    read_prompt,
+)
 from dcmodel.cli.output import Output
 from dcmodel.errors import InvalidRequestError
 
@@ -60,6 +68,7 @@ def add_parser(commands: Any) -> None:
         help="tokens of context that each later window begins with (default: 1)",
     )
     add_model_arguments(parser)
+    add_adapter_argument(parser)
     parser.set_defaults(usage_error=parser.error)
 
 
@@ -95,6 +104,7 @@ def _score_continuations(llm: LLM, arguments: argparse.Namespace, output: Output
         [parsed_ids(item) for item in texts] if arguments.token_ids else texts,
         unconditional=arguments.unconditional,
         top_logprobs=arguments.top_logprobs,
+        adapter=adapter_name(arguments),
     )
     if arguments.json:
         output.json({"results": scored_to_list(results)})
@@ -117,7 +127,7 @@ def _score_files(llm: LLM, arguments: argparse.Namespace, output: Output) -> Non
 
     texts = [read_file(path, "--rolling") for path in arguments.rolling]
     overlap = 1 if arguments.overlap is None else arguments.overlap
-    scores = llm.rolling(texts, overlap=overlap, window=arguments.window)
+    scores = llm.rolling(texts, overlap=overlap, window=arguments.window, adapter=adapter_name(arguments))
     if arguments.json:
         named = zip(arguments.rolling, scores, strict=True)
         output.json({"results": [{"file": path, **rolling_to_dict(item)} for path, item in named]})

@@ -8,6 +8,7 @@ choosing       choose, distribution      over  choices
 rolling        rolling                   over  windows
 stepping       next_tokens, session      over  text_session
 chatting       chat_prompt              over  chat, chat_template
+adapting       mount, unmount, adapters
 prompts        what is one prompt, what a batch, and where a prompt ends and a continuation begins
 batches        many at once, with a progress bar
 results        what the scoring methods return

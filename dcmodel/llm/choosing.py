@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import overload
 
+from dcmodel.llm.adapting import through_adapter
 from dcmodel.llm.choices import ChoiceRule, EndOfText, choose_all
 from dcmodel.llm.loading import ModelHolder
 from dcmodel.llm.prompts import Continuations, Prompt, Prompts
@@ -24,6 +25,7 @@ class Choosing(ModelHolder):
         normalizer: Normalizer = ...,
         unconditional: Prompt | None = ...,
         end_of_text: EndOfText = ...,
+        adapter: str | None = ...,
         progress: bool | None = ...,
     ) -> ChoiceResult: ...
     @overload
@@ -35,6 +37,7 @@ class Choosing(ModelHolder):
         normalizer: Normalizer = ...,
         unconditional: Prompt | None = ...,
         end_of_text: EndOfText = ...,
+        adapter: str | None = ...,
         progress: bool | None = ...,
     ) -> list[ChoiceResult]: ...
     def choose(
@@ -45,6 +48,7 @@ class Choosing(ModelHolder):
         normalizer: Normalizer = "sum",
         unconditional: Prompt | None = None,
         end_of_text: EndOfText = "auto",
+        adapter: str | None = None,
         progress: bool | None = None,
     ) -> ChoiceResult | list[ChoiceResult]:
         """The likeliest of some texts after a prompt, with a probability for each.
@@ -61,12 +65,13 @@ class Choosing(ModelHolder):
                          that it would be counted twice. "auto" therefore scores the end after every option
                          just in that case (for "sum" and "pmi": means are no probabilities of texts);
                          `ChoiceResult.ended` says whether it did.
+        adapter          the name of a mounted adapter (see `mount`); None: the model as it is
 
         With "sum" and "auto", `probabilities` are the model's own, given that the continuation is one of
         these texts: followed by the end where they are `ended`, and by anything else.
         """
         rule = ChoiceRule(normalizer=normalizer, unconditional=unconditional, end_of_text=end_of_text)
-        return run(choose_all(self.model, prompts, options, rule, progress))
+        return run(choose_all(through_adapter(self.model, adapter), prompts, options, rule, progress))
 
     @overload
     async def achoose(  # type: ignore[overload-overlap]
@@ -77,6 +82,7 @@ class Choosing(ModelHolder):
         normalizer: Normalizer = ...,
         unconditional: Prompt | None = ...,
         end_of_text: EndOfText = ...,
+        adapter: str | None = ...,
         progress: bool | None = ...,
     ) -> ChoiceResult: ...
     @overload
@@ -88,6 +94,7 @@ class Choosing(ModelHolder):
         normalizer: Normalizer = ...,
         unconditional: Prompt | None = ...,
         end_of_text: EndOfText = ...,
+        adapter: str | None = ...,
         progress: bool | None = ...,
     ) -> list[ChoiceResult]: ...
     async def achoose(
@@ -98,11 +105,14 @@ class Choosing(ModelHolder):
         normalizer: Normalizer = "sum",
         unconditional: Prompt | None = None,
         end_of_text: EndOfText = "auto",
+        adapter: str | None = None,
         progress: bool | None = None,
     ) -> ChoiceResult | list[ChoiceResult]:
         """`choose`, awaited."""
         rule = ChoiceRule(normalizer=normalizer, unconditional=unconditional, end_of_text=end_of_text)
-        return await choose_all(await self._ready(), prompts, options, rule, progress)
+        return await choose_all(
+            through_adapter(await self._ready(), adapter), prompts, options, rule, progress
+        )
 
     @overload
     def distribution(  # type: ignore[overload-overlap]
@@ -113,6 +123,7 @@ class Choosing(ModelHolder):
         normalizer: Normalizer = ...,
         unconditional: Prompt | None = ...,
         end_of_text: EndOfText = ...,
+        adapter: str | None = ...,
         progress: bool | None = ...,
     ) -> dict[str, float]: ...
     @overload
@@ -124,6 +135,7 @@ class Choosing(ModelHolder):
         normalizer: Normalizer = ...,
         unconditional: Prompt | None = ...,
         end_of_text: EndOfText = ...,
+        adapter: str | None = ...,
         progress: bool | None = ...,
     ) -> list[dict[str, float]]: ...
     def distribution(
@@ -134,11 +146,14 @@ class Choosing(ModelHolder):
         normalizer: Normalizer = "sum",
         unconditional: Prompt | None = None,
         end_of_text: EndOfText = "auto",
+        adapter: str | None = None,
         progress: bool | None = None,
     ) -> dict[str, float] | list[dict[str, float]]:
         """The probabilities of `choose`, option to probability; a list of them for a list of prompts."""
         rule = ChoiceRule(normalizer=normalizer, unconditional=unconditional, end_of_text=end_of_text)
-        return _probabilities(run(choose_all(self.model, prompts, options, rule, progress)))
+        return _probabilities(
+            run(choose_all(through_adapter(self.model, adapter), prompts, options, rule, progress))
+        )
 
     @overload
     async def adistribution(  # type: ignore[overload-overlap]
@@ -149,6 +164,7 @@ class Choosing(ModelHolder):
         normalizer: Normalizer = ...,
         unconditional: Prompt | None = ...,
         end_of_text: EndOfText = ...,
+        adapter: str | None = ...,
         progress: bool | None = ...,
     ) -> dict[str, float]: ...
     @overload
@@ -160,6 +176,7 @@ class Choosing(ModelHolder):
         normalizer: Normalizer = ...,
         unconditional: Prompt | None = ...,
         end_of_text: EndOfText = ...,
+        adapter: str | None = ...,
         progress: bool | None = ...,
     ) -> list[dict[str, float]]: ...
     async def adistribution(
@@ -170,11 +187,14 @@ class Choosing(ModelHolder):
         normalizer: Normalizer = "sum",
         unconditional: Prompt | None = None,
         end_of_text: EndOfText = "auto",
+        adapter: str | None = None,
         progress: bool | None = None,
     ) -> dict[str, float] | list[dict[str, float]]:
         """`distribution`, awaited."""
         rule = ChoiceRule(normalizer=normalizer, unconditional=unconditional, end_of_text=end_of_text)
-        return _probabilities(await choose_all(await self._ready(), prompts, options, rule, progress))
+        return _probabilities(
+            await choose_all(through_adapter(await self._ready(), adapter), prompts, options, rule, progress)
+        )
 
 
 def _probabilities(result: ChoiceResult | list[ChoiceResult]) -> dict[str, float] | list[dict[str, float]]:

@@ -11,6 +11,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from dcmodel.adapters import check_adapter_name
 from dcmodel.backend import LoadOptions
 from dcmodel.checks import check_integer
 from dcmodel.env import Settings
@@ -37,6 +38,7 @@ class ModelHolder:
         kv_tokens: int | None = None,
         max_batch_tokens: int | None = None,
         extra: Mapping[str, Any] | None = None,
+        adapters: Mapping[str, str | os.PathLike[str]] | None = None,
         registry: Registry | None = None,
     ) -> None:
         settings = Settings.from_environ()
@@ -57,7 +59,11 @@ class ModelHolder:
         if not self.name:
             raise InvalidRequestError("the model's name is empty.", remedy="LLM() is the embedded model.")
         load = (registry or Registry()).load
-        self._prepare(partial(load, self.name, options, explicit=backend, settings=settings))
+        wanted = {name: os.fspath(source) for name, source in (adapters or {}).items()}
+        for name in wanted:
+            check_adapter_name(name)
+        open_model = partial(load, self.name, options, explicit=backend, settings=settings)
+        self._prepare(partial(_load_with, wanted, open_model) if wanted else open_model)
 
     @classmethod
     def from_model(cls, model: DcModel) -> Self:
@@ -138,3 +144,15 @@ class ModelHolder:
         with self._lock:
             model, self._model, self._is_closed = self._model, None, True
         return model
+
+
+def _load_with(adapters: Mapping[str, str], load: Callable[[], DcModel]) -> DcModel:
+    """The model with its adapters, or nothing of either."""
+    model = load()
+    try:
+        for name, source in adapters.items():
+            run(model.mount_adapter(name, source))
+    except BaseException:
+        run(model.aclose())
+        raise
+    return model

@@ -64,6 +64,8 @@ class GenerateOptions(TypedDict, total=False):
     the model may go on as if the prompt had not ended there. Off for prompts of token ids."""
     canonical: bool
     """Only tokens that the tokenizer itself would put one after the other."""
+    adapter: str | None
+    """The name of a mounted adapter (see `LLM.mount`); None: the model as it is."""
 
 
 class DecodingOptions(GenerateOptions, total=False):
@@ -96,7 +98,7 @@ class DecodingOptions(GenerateOptions, total=False):
 SHORT_FORMS = ("regex", "json_schema", "grammar", "choices", "type", "not_in", "mask")
 SAMPLING = tuple(item.name for item in dataclasses.fields(SamplingParams))
 STRATEGY = tuple(item.name for item in dataclasses.fields(Strategy))
-REQUEST = ("include_stop", "max_tokens", "logprobs", "top_logprobs", "canonical")
+REQUEST = ("include_stop", "max_tokens", "logprobs", "top_logprobs", "canonical", "adapter")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import overload
 
 from dcmodel.checks import check_integer
 from dcmodel.errors import CapabilityError, ContextLengthError, InvalidRequestError
+from dcmodel.llm.adapting import through_adapter
 from dcmodel.llm.batches import raise_first, run_batch
 from dcmodel.llm.loading import ModelHolder
 from dcmodel.llm.prompts import Prompt, Prompts, prompt_ids, split_prompts, text_ids
@@ -25,11 +26,23 @@ class Rolling(ModelHolder):
 
     @overload
     def rolling(  # type: ignore[overload-overlap]
-        self, texts: Prompt, *, overlap: int = ..., window: int | None = ..., progress: bool | None = ...
+        self,
+        texts: Prompt,
+        *,
+        overlap: int = ...,
+        window: int | None = ...,
+        adapter: str | None = ...,
+        progress: bool | None = ...,
     ) -> RollingScore: ...
     @overload
     def rolling(
-        self, texts: Prompts, *, overlap: int = ..., window: int | None = ..., progress: bool | None = ...
+        self,
+        texts: Prompts,
+        *,
+        overlap: int = ...,
+        window: int | None = ...,
+        adapter: str | None = ...,
+        progress: bool | None = ...,
     ) -> list[RollingScore]: ...
     def rolling(
         self,
@@ -37,6 +50,7 @@ class Rolling(ModelHolder):
         *,
         overlap: int = 1,
         window: int | None = None,
+        adapter: str | None = None,
         progress: bool | None = None,
     ) -> RollingScore | list[RollingScore]:
         """Log-likelihood of a whole text (or token ids), or of each of a list, however long.
@@ -49,15 +63,27 @@ class Rolling(ModelHolder):
         windows to compute. All windows of all texts are with the model at once; the progress bar counts
         windows.
         """
-        return run(score_texts(self.model, texts, overlap, window, progress))
+        return run(score_texts(through_adapter(self.model, adapter), texts, overlap, window, progress))
 
     @overload
     async def arolling(  # type: ignore[overload-overlap]
-        self, texts: Prompt, *, overlap: int = ..., window: int | None = ..., progress: bool | None = ...
+        self,
+        texts: Prompt,
+        *,
+        overlap: int = ...,
+        window: int | None = ...,
+        adapter: str | None = ...,
+        progress: bool | None = ...,
     ) -> RollingScore: ...
     @overload
     async def arolling(
-        self, texts: Prompts, *, overlap: int = ..., window: int | None = ..., progress: bool | None = ...
+        self,
+        texts: Prompts,
+        *,
+        overlap: int = ...,
+        window: int | None = ...,
+        adapter: str | None = ...,
+        progress: bool | None = ...,
     ) -> list[RollingScore]: ...
     async def arolling(
         self,
@@ -65,10 +91,13 @@ class Rolling(ModelHolder):
         *,
         overlap: int = 1,
         window: int | None = None,
+        adapter: str | None = None,
         progress: bool | None = None,
     ) -> RollingScore | list[RollingScore]:
         """`rolling`, awaited."""
-        return await score_texts(await self._ready(), texts, overlap, window, progress)
+        return await score_texts(
+            through_adapter(await self._ready(), adapter), texts, overlap, window, progress
+        )
 
 
 async def score_texts(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import overload
 
+from dcmodel.llm.adapting import through_adapter
 from dcmodel.llm.loading import ModelHolder
 from dcmodel.llm.prompts import Continuation, Continuations, Prompt, Prompts
 from dcmodel.llm.results import Scored, ScoredToken
@@ -23,6 +24,7 @@ class Scoring(ModelHolder):
         *,
         unconditional: Prompt | None = ...,
         top_logprobs: int = ...,
+        adapter: str | None = ...,
         progress: bool | None = ...,
     ) -> list[Scored]: ...
     @overload
@@ -33,6 +35,7 @@ class Scoring(ModelHolder):
         *,
         unconditional: Prompt | None = ...,
         top_logprobs: int = ...,
+        adapter: str | None = ...,
         progress: bool | None = ...,
     ) -> list[list[Scored]]: ...
     def score(
@@ -42,6 +45,7 @@ class Scoring(ModelHolder):
         *,
         unconditional: Prompt | None = None,
         top_logprobs: int = 0,
+        adapter: str | None = None,
         progress: bool | None = None,
     ) -> list[Scored] | list[list[Scored]]:
         """How likely the model finds each continuation of a prompt, in the order given.
@@ -53,8 +57,18 @@ class Scoring(ModelHolder):
         unconditional    a prompt without what the continuations depend on ("Answer:"): each result's `pmi`
                          compares with it; it is asked once for each text, whatever the number of prompts
         top_logprobs     so many of the likeliest tokens at each place
+        adapter          the name of a mounted adapter (see `mount`); None: the model as it is
         """
-        return run(score_all(self.model, prompts, continuations, unconditional, top_logprobs, progress))
+        return run(
+            score_all(
+                through_adapter(self.model, adapter),
+                prompts,
+                continuations,
+                unconditional,
+                top_logprobs,
+                progress,
+            )
+        )
 
     @overload
     async def ascore(  # type: ignore[overload-overlap]
@@ -64,6 +78,7 @@ class Scoring(ModelHolder):
         *,
         unconditional: Prompt | None = ...,
         top_logprobs: int = ...,
+        adapter: str | None = ...,
         progress: bool | None = ...,
     ) -> list[Scored]: ...
     @overload
@@ -74,6 +89,7 @@ class Scoring(ModelHolder):
         *,
         unconditional: Prompt | None = ...,
         top_logprobs: int = ...,
+        adapter: str | None = ...,
         progress: bool | None = ...,
     ) -> list[list[Scored]]: ...
     async def ascore(
@@ -83,37 +99,69 @@ class Scoring(ModelHolder):
         *,
         unconditional: Prompt | None = None,
         top_logprobs: int = 0,
+        adapter: str | None = None,
         progress: bool | None = None,
     ) -> list[Scored] | list[list[Scored]]:
         """`score`, awaited."""
-        model = await self._ready()
+        model = through_adapter(await self._ready(), adapter)
         return await score_all(model, prompts, continuations, unconditional, top_logprobs, progress)
 
     @overload
     def score_prompt(  # type: ignore[overload-overlap]
-        self, prompts: Prompt, *, top_logprobs: int = ..., progress: bool | None = ...
+        self,
+        prompts: Prompt,
+        *,
+        top_logprobs: int = ...,
+        adapter: str | None = ...,
+        progress: bool | None = ...,
     ) -> list[ScoredToken]: ...
     @overload
     def score_prompt(
-        self, prompts: Prompts, *, top_logprobs: int = ..., progress: bool | None = ...
+        self,
+        prompts: Prompts,
+        *,
+        top_logprobs: int = ...,
+        adapter: str | None = ...,
+        progress: bool | None = ...,
     ) -> list[list[ScoredToken]]: ...
     def score_prompt(
-        self, prompts: Prompt | Prompts, *, top_logprobs: int = 0, progress: bool | None = None
+        self,
+        prompts: Prompt | Prompts,
+        *,
+        top_logprobs: int = 0,
+        adapter: str | None = None,
+        progress: bool | None = None,
     ) -> list[ScoredToken] | list[list[ScoredToken]]:
         """The tokens of a prompt (or of each of a list), with how likely the model finds each after the
         ones before it, and so many of the likeliest in its place. The first has nothing before it."""
-        return run(score_prompts(self.model, prompts, top_logprobs, progress))
+        return run(score_prompts(through_adapter(self.model, adapter), prompts, top_logprobs, progress))
 
     @overload
     async def ascore_prompt(  # type: ignore[overload-overlap]
-        self, prompts: Prompt, *, top_logprobs: int = ..., progress: bool | None = ...
+        self,
+        prompts: Prompt,
+        *,
+        top_logprobs: int = ...,
+        adapter: str | None = ...,
+        progress: bool | None = ...,
     ) -> list[ScoredToken]: ...
     @overload
     async def ascore_prompt(
-        self, prompts: Prompts, *, top_logprobs: int = ..., progress: bool | None = ...
+        self,
+        prompts: Prompts,
+        *,
+        top_logprobs: int = ...,
+        adapter: str | None = ...,
+        progress: bool | None = ...,
     ) -> list[list[ScoredToken]]: ...
     async def ascore_prompt(
-        self, prompts: Prompt | Prompts, *, top_logprobs: int = 0, progress: bool | None = None
+        self,
+        prompts: Prompt | Prompts,
+        *,
+        top_logprobs: int = 0,
+        adapter: str | None = None,
+        progress: bool | None = None,
     ) -> list[ScoredToken] | list[list[ScoredToken]]:
         """`score_prompt`, awaited."""
-        return await score_prompts(await self._ready(), prompts, top_logprobs, progress)
+        model = through_adapter(await self._ready(), adapter)
+        return await score_prompts(model, prompts, top_logprobs, progress)

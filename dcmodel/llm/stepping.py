@@ -7,6 +7,7 @@ from typing import Any, Unpack, cast, overload
 
 from dcmodel.constraints.mask_answers import Answer
 from dcmodel.errors import InvalidRequestError
+from dcmodel.llm.adapting import through_adapter
 from dcmodel.llm.loading import ModelHolder
 from dcmodel.llm.options import (
     GenerateOptions,
@@ -27,36 +28,57 @@ class Stepping(ModelHolder):
 
     @overload
     def next_tokens(  # type: ignore[overload-overlap]
-        self, prompts: Prompt, masks: Answer = ..., k: int | None = ...
+        self, prompts: Prompt, masks: Answer = ..., k: int | None = ..., *, adapter: str | None = ...
     ) -> NextTokens: ...
     @overload
     def next_tokens(
-        self, prompts: Prompts, masks: Sequence[Answer] | None = ..., k: int | None = ...
+        self,
+        prompts: Prompts,
+        masks: Sequence[Answer] | None = ...,
+        k: int | None = ...,
+        *,
+        adapter: str | None = ...,
     ) -> list[NextTokens]: ...
     def next_tokens(
-        self, prompts: Prompt | Prompts, masks: Any = None, k: int | None = None
+        self,
+        prompts: Prompt | Prompts,
+        masks: Any = None,
+        k: int | None = None,
+        *,
+        adapter: str | None = None,
     ) -> NextTokens | list[NextTokens]:
         """The distribution of the next token after a prompt, or after each of a list, in one batched step.
 
         masks    one for a single prompt, a list of them for a list: a `TokenMask`, token ids, booleans,
                  packed bits, a bias dict of +-100; None allows everything
         k        only so many of the likeliest allowed tokens; None: the whole vocabulary, by id
+        adapter  the name of a mounted adapter (see `mount`); None: the model as it is
         """
-        return run(next_tokens_of(self.model, prompts, masks, k))
+        return run(next_tokens_of(through_adapter(self.model, adapter), prompts, masks, k))
 
     @overload
     async def anext_tokens(  # type: ignore[overload-overlap]
-        self, prompts: Prompt, masks: Answer = ..., k: int | None = ...
+        self, prompts: Prompt, masks: Answer = ..., k: int | None = ..., *, adapter: str | None = ...
     ) -> NextTokens: ...
     @overload
     async def anext_tokens(
-        self, prompts: Prompts, masks: Sequence[Answer] | None = ..., k: int | None = ...
+        self,
+        prompts: Prompts,
+        masks: Sequence[Answer] | None = ...,
+        k: int | None = ...,
+        *,
+        adapter: str | None = ...,
     ) -> list[NextTokens]: ...
     async def anext_tokens(
-        self, prompts: Prompt | Prompts, masks: Any = None, k: int | None = None
+        self,
+        prompts: Prompt | Prompts,
+        masks: Any = None,
+        k: int | None = None,
+        *,
+        adapter: str | None = None,
     ) -> NextTokens | list[NextTokens]:
         """`next_tokens`, awaited."""
-        return await next_tokens_of(await self._ready(), prompts, masks, k)
+        return await next_tokens_of(through_adapter(await self._ready(), adapter), prompts, masks, k)
 
     @with_explicit_options(GenerateOptions, heal=False)
     def session(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> TextSession:

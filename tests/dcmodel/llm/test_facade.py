@@ -15,7 +15,7 @@ def test_every_method_is_there_in_both_forms():
     assert {*SYNCHRONOUS, *(f"a{name}" for name in SYNCHRONOUS)} == set(PUBLIC) - others
     assert set(SYNCHRONOUS) == {
         *("generate", "stream", "score", "score_prompt", "choose", "distribution", "rolling"),
-        *("next_tokens", "session", "chat_prompt", "close"),
+        *("next_tokens", "session", "chat_prompt", "close", "mount", "unmount"),
     }
 
 

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from lora_adapters import TARGETS, make_adapter, merged
+from fakes.lora_adapters import TARGETS, make_adapter, merged
 from test_packed_engine import make_engine, random_ids
 from tiny_models import VOCAB_SIZE, make_model
 

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from lora_adapters import TARGETS
+from fakes.lora_adapters import TARGETS
 from test_lora_engine import mount, rows
 from test_packed_engine import make_engine, random_ids
 from tiny_models import make_model

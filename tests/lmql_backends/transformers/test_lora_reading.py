@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from lora_adapters import TARGETS, make_adapter, matched, merged, write_adapter
+from fakes.lora_adapters import TARGETS, make_adapter, matched, merged, write_adapter
 from safetensors.torch import load_file
 from tiny_models import make_model
 from transformers.pytorch_utils import Conv1D
