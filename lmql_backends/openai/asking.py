@@ -76,7 +76,12 @@ class HttpAsker:
 
     async def ask(self, ask: Ask) -> Reply:
         able = self._capabilities
-        answer = await self.send(body_of(self.model, ask, able), sample_index=ask.sample_index)
+        answer = await self.send(
+            body_of(self.model, ask, able),
+            # With one seed for all, each prompt of a list may be drawn otherwise than alone.
+            may_group=ask.seed is None or not ask.temperature,
+            sample_index=ask.sample_index,
+        )
         choice = answer.choices[0]
         reply = self.reader(ask).read(choice, text_of_choice(choice))
         tokens = len(reply.token_ids) + (reply.end_id is not None)
