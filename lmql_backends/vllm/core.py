@@ -6,11 +6,13 @@ All that depends on how vLLM is built inside is here, in `scheduler.py` and in t
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 from vllm import SamplingParams
 from vllm import __version__ as version
+from vllm.lora.layers import LogitsProcessorWithLoRA
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.v1.engine import EngineCoreRequest
@@ -56,6 +58,7 @@ class Core:
         """The hidden states of the present step: a row for each scheduled token, request by request."""
         if self.has_hidden_states:
             self._keep_hidden_states()
+        self._leave_heads_alone()
         self._numbers = 0
         self._loras: dict[int, LoRARequest] = {}
         self.mixes_adapters = not (current_platform.is_cpu() and version.startswith(MIXED_UP))
@@ -133,6 +136,13 @@ class Core:
 
         self._runner._model_forward = keep
 
+    def _leave_heads_alone(self) -> None:
+        """Logits without an adapter of the head's own: vLLM adds it row by row of the sampled ones, and there
+        may be others. (`AdapterReader` refuses such adapters.)"""
+        for module in self._runner.model.modules():
+            if isinstance(module, LogitsProcessorWithLoRA):
+                module._get_logits = partial(_plain_logits, module.base_layer)
+
     # -- adapters -------------------------------------------------------------------------------------
 
     def add_lora(self, adapter: int, folder: str) -> None:
@@ -150,3 +160,7 @@ class Core:
     def shutdown(self) -> None:
         self._processor.hooks = None
         self._client.shutdown()
+
+
+def _plain_logits(processor: Any, hidden: Tensor, head: Any, *args: Any, **options: Any) -> Any:
+    return processor._get_logits(hidden, getattr(head, "base_layer", head), *args, **options)

@@ -25,7 +25,9 @@ TOLERANCE = 1e-4
 @contextmanager
 def vllm_case() -> Iterator[Case]:
     from lmql_backends.vllm import BACKEND
-    from lmql_backends.vllm.loading import CPU_BLOCK
+
+    with _quiet():
+        from lmql_backends.vllm.loading import CPU_BLOCK
 
     folder = str(Registry().embedded_path())
     loaded: dict[tuple[tuple[str, int], ...], Any] = {}
@@ -34,8 +36,7 @@ def vllm_case() -> Iterator[Case]:
         key = tuple(sorted(options.items()))
         if key not in loaded:
             extra = {"kv_cache_memory_bytes": KV_BYTES, "enable_lora": True, "max_loras": 2}
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what vLLM imports is full of them
+            with _quiet():
                 loaded[key] = BACKEND.load(folder, LoadOptions(dtype="float32", extra=extra, **options))
         return lease(loaded[key])
 
@@ -45,6 +46,14 @@ def vllm_case() -> Iterator[Case]:
     finally:
         for model in loaded.values():
             model._runner.close()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What vLLM imports is full of warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def lease(model: Any) -> DcModel:
