@@ -72,6 +72,7 @@ certificates = st.builds(
     semantics=st.sampled_from(["local", "global"]),
     detail=texts,
 )
+adapters = st.sampled_from([None, "a", "b/c.d"])
 generate_requests = st.builds(
     GenerateRequest,
     prompt_ids=st.lists(token_ids, min_size=1, max_size=6).map(tuple),
@@ -84,6 +85,7 @@ generate_requests = st.builds(
     top_logprobs=st.integers(0, 1000),
     healed=texts,
     canonical=st.booleans(),
+    adapter=adapters,
     resumed=st.lists(token_ids, max_size=3).map(tuple),
 )
 tops = st.lists(st.builds(TopLogprob, token_ids, logprobs), max_size=3).map(tuple)
@@ -138,6 +140,7 @@ def scores(draw: st.DrawFn) -> tuple[ScoreRequest, ScoreResult]:
         continuations=tuple(draw(st.lists(ids, min_size=1, max_size=3))),
         top_logprobs=draw(st.integers(0, 2)),
         prompt_logprobs=draw(st.none() | st.integers(0, 2)),
+        adapter=draw(adapters),
     )
     items = tuple(draw(scored(item, request.top_logprobs > 0)) for item in request.continuations)
     asked = request.prompt_logprobs is not None

@@ -69,7 +69,9 @@ def test_a_question_for_next_tokens_arrives_as_it_was(codec):
     assert prefixes == [[1, 2], [3]]
     assert masks == [None, TokenMask.from_ids([5, 6], tokenizer.vocab_size)]
     assert k == 4
-    message = requests.next_tokens_to_wire(1, [(1,)], vocab_size=tokenizer.vocab_size)
+    assert message.adapter == ""
+    message = requests.next_tokens_to_wire(1, [(1,)], vocab_size=tokenizer.vocab_size, adapter="a")
+    assert sent(codec, message).adapter == "a"
     assert requests.next_tokens_from_wire(sent(codec, message), tokenizer) == ([[1]], None, None)
 
 

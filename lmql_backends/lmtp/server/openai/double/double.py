@@ -37,8 +37,11 @@ from lmql_backends.lmtp.server.openai.double.stream_faults import Sleep, happen_
 from lmql_backends.lmtp.server.openai.double.wishes import CHATS, COMPLETIONS, DECISIONS, Json
 
 MODELS = "/v1/models"
-OWN_ROUTES = ("/tokenize", "/detokenize", "/v1/tokenizers/*")
-"""Of our server, the first two also of vLLM's."""
+ADAPTER_ROUTES = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+OWN_ROUTES = ("/tokenize", "/detokenize", *ADAPTER_ROUTES, "/v1/tokenizers/*")
+"""Of our server, all but the last also of vLLM's."""
+OWN_FIELDS = ("root", "parent", "state")
+"""Of models."""
 KEPT = 10_000
 """Records."""
 
@@ -184,6 +187,8 @@ class Double:
         listed = _decoded(response)
         for model in listed.get("data", [listed]):
             model["owned_by"] = "system"
+            for name in OWN_FIELDS:
+                model.pop(name, None)
         return _with(response, listed)
 
 

@@ -97,6 +97,8 @@ async def test_answers_show_what_openai_shows(serve):
         models = await client.models.list()
         with pytest.raises(openai.NotFoundError):
             await client.post("/../tokenize", body={"prompt": "a"}, cast_to=object)
+        with pytest.raises(openai.NotFoundError):
+            await client.post("/load_lora_adapter", body={}, cast_to=object)
     assert set(text.choices[0].to_dict()) == {"index", "text", "logprobs", "finish_reason"}
     assert set(answer.choices[0].to_dict()) == {"index", "message", "logprobs", "finish_reason"}
     for chunk in chunks[:-1]:
@@ -104,6 +106,7 @@ async def test_answers_show_what_openai_shows(serve):
     assert chunks[-1].choices == []
     assert chunks[-1].usage.completion_tokens == 4
     assert models.data[0].owned_by == "system"
+    assert set(models.data[0].to_dict()) == {"id", "created", "object", "owned_by"}
 
 
 async def test_a_stream_has_the_text_of_the_answer(serve):
