@@ -267,9 +267,9 @@ class TextRun:
         """Without tokens that are not allowed: those that were seen here, and as many others as there is room
         for, the most usual ones first. None where the model could give no other token than before."""
         means, added, size = self._questions.means, self._questions.added, self._draft.vocab_size
-        refused = self._place.forbidden(row, size)
         room = means.most_bans - len(added)
-        if not refused or room <= 0 or (len(refused) > room and not self._draft.sampling_now.temperature):
+        refused = self._place.forbidden(row, size) if room > 0 else []
+        if not refused or (len(refused) > room and not self._draft.sampling_now.temperature):
             return None
         others: list[int] = []
         if len(refused) < room:
