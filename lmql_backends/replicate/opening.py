@@ -41,7 +41,7 @@ async def open_model(model: str, extra: Mapping[str, Any]) -> DcModel:
         target = await _resolved(api, name, settings, Pace())
         if target.speaks_frames:
             connector = ReplicateConnector(str(name), api, target, settings)
-            return await LMTPDcModel.open(connector, retry=RETRY)
+            return await LMTPDcModel.open(connector, loop=asyncio.get_running_loop(), retry=RETRY)
         if target.speaks_ops:
             return await _open_legacy(name, api, target, settings, extra.get("tokenizer"))
         raise _no_predictor(name, target)
