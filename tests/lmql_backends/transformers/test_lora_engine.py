@@ -12,6 +12,7 @@ from test_packed_engine import make_engine, random_ids
 from tiny_models import VOCAB_SIZE, make_model
 
 from dcmodel.engine import Branches, Capabilities, GenerateBatch, Span
+from dcmodel.errors import CapabilityError, EngineError
 from lmql_backends.transformers.fallback import PlainEngine
 
 TOLERANCE = 1e-5
@@ -230,3 +231,34 @@ def test_bfloat16_is_as_close_to_the_truth_as_a_merged_model(tmp_path):
         ours.append(((torch.from_numpy(found).float().log_softmax(-1) - expected) ** 2).mean())
         theirs.append(((other.log_softmax(-1) - expected) ** 2).mean())
     assert np.sqrt(np.mean(ours)) <= 1.3 * np.sqrt(np.mean(theirs))
+
+
+def test_layers_whose_weights_the_model_reads_by_itself_are_refused(tmp_path):
+    model = make_model("mamba")
+    capabilities = Capabilities(
+        vocab_size=VOCAB_SIZE, max_positions=100, max_sequences=8, kv_tokens=400, max_batch_tokens=64
+    )
+    engine = PlainEngine(model, capabilities, uses_cache=True)
+    reached = make_adapter(tmp_path / "in", model, ["in_proj", "out_proj"], seed=1)
+    changed = merged(model, reached)
+    mount(engine, 1, reached)
+    with pytest.raises(CapabilityError, match=r"adapters cannot reach .*dt_proj"):
+        mount(engine, 2, make_adapter(tmp_path / "dt", model, ["dt_proj"], seed=1))
+    text = random_ids(np.random.default_rng(4), 15)
+    (found,) = rows(engine, Span(engine.allocate(20), 0, text, range(15), adapter=1))
+    expected = plain_logits(changed, text)
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE * np.abs(expected).max(), rtol=0)
+    engine.unmount_adapter(1)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_layer_that_sees_other_rows_than_the_batch_is_an_error_and_no_wrong_answer(tmp_path):
+    model = make_model("llama")
+    engine = make_engine(model, packs=False)
+    for handle, seed in ((1, 1), (2, 2)):
+        mount(engine, handle, make_adapter(tmp_path / str(seed), model, ["up_proj"], seed=seed))
+    layer = model.model.layers[0].mlp.up_proj
+    layer.register_forward_pre_hook(lambda module, inputs: (inputs[0].repeat(1, 2, 1),))
+    spans = [Span(engine.allocate(16), 0, [5, 6], [1], adapter=adapter) for adapter in (1, 2)]
+    with pytest.raises(EngineError, match="8 rows of a batch of 4"):
+        engine.forward(GenerateBatch(spans))
