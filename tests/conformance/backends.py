@@ -38,6 +38,8 @@ class Case:
     """What the backend has not (`limits.CHECKS`), and why."""
     kv_block: int = 1
     """What is reused of a prompt comes in blocks of so many tokens, where KV lies in blocks."""
+    repeats: int = 4
+    """How often a constraint is tried on each prompt; fewer where each token may be a request of its own."""
     draws: int = 2000
     """How many draws show a distribution; fewer where each is a request of its own."""
     candidates: int = 100_000

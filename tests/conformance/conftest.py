@@ -16,7 +16,10 @@ from conformance.vllm_backend import vllm_case
 from dcmodel.model import DcModel
 
 # The fake engine's distribution is a closed form; `random` and `random-gguf` are a random model.
-DEFAULT_BACKENDS = ("fake", "lmtp", "process", "random", "transformers", "random-gguf", "llama_cpp")
+DEFAULT_BACKENDS = (
+    *("fake", "lmtp", "process", "openai"),
+    *("random", "transformers", "random-gguf", "llama_cpp"),
+)
 # The fake engine, at the other end of a connection; and what is open until the end.
 REMOTE_CASES = {
     "in-process": in_process_case,

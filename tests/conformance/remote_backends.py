@@ -100,7 +100,9 @@ def openai_case() -> Iterator[Case]:
         asker = HttpAsker(transport_to(f"{server.http_url}/v1", UNHURRIED), name, OURS, local.tokenizer)
         return ServedOpenAIModel(asker, replace(local.info, backend="openai"), models)
 
-    yield replace(fake, name="openai", open=open_model, limits=OPENAI_LIMITS, draws=300, candidates=2_000)
+    yield replace(
+        fake, name="openai", open=open_model, limits=OPENAI_LIMITS, repeats=1, draws=300, candidates=2_000
+    )
     run(server.aclose())
 
 
