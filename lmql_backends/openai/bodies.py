@@ -11,6 +11,8 @@ from lmql_backends.openai.custom_tools import is_tool, tool_fields
 from lmql_backends.openai.endpoint_api import Ask, Conversation, ServerGrammar
 from lmql_backends.openai.transport.continuation import ChatStyle
 
+LARGEST_SEED = (1 << 63) - 1
+"""Endpoints count seeds as signed numbers of 64 bits; ours are unsigned."""
 DEFAULT_FIELDS: Mapping[GrammarKind, str] = {
     GrammarKind.JSON_SCHEMA: "response_format",
     GrammarKind.REGEX: "structured_outputs.regex",
@@ -41,7 +43,7 @@ def body_of(model: str, ask: Ask, able: EndpointCapabilities) -> dict[str, Any]:
         ("repetition_penalty", ask.repetition_penalty, 1.0),
         ("ignore_eos", ask.ignore_eos, False),
         ("stop", list(ask.stop), []),
-        ("seed", ask.seed if able.seed else None, None),
+        ("seed", None if ask.seed is None or not able.seed else ask.seed & LARGEST_SEED, None),
         ("logit_bias", {str(item): bias for item, bias in ask.bias.items()}, {}),
         ("allowed_token_ids", None if ask.allowed is None else list(ask.allowed), None),
         ("return_token_ids", able.returns_token_ids, False),
