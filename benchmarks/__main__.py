@@ -9,7 +9,8 @@ import sys
 SCRIPTS = (
     *("masks", "mask_batch", "mask_apply", "sampler", "forced", "json_schema", "boundaries"),
     *("generate", "valid", "score", "sessions", "few_shot", "llamacpp"),
-    *("lmtp", "lmtp_lmql", "lmtp_protocol", "lmtp_connection", "openai_transport"),
+    *("lmtp", "lmtp_lmql", "lmtp_protocol", "lmtp_connection"),
+    *("openai", "openai_transport", "openai_limits"),
 )
 
 

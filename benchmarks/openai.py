@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,9 @@ END_OF_TEXT = 100_257
 AT_ONCE = 32
 MOST_TOKENS = 1.2
 """Target: completion tokens per token of JSON."""
+PARTS = ("strategies", "greedy", "exactness", "sharing", "validity")
+DRIFTS = (0.1, 0.5)
+GREEDY_DRIFTS = (0.05, 0.1, 0.2, 0.4, 0.6)
 LEAST_SHARING = 6.0
 """Target: calls per HTTP request, 32 at once."""
 
@@ -239,11 +242,44 @@ def sharing_table(tasks: Sequence[Task], tokenizer: Tokenizer, drift: float) -> 
     return table, missed
 
 
+def validity_table(tasks: Sequence[Task], tokenizer: Tokenizer, objects: int) -> tuple[Table, list[str]]:
+    """Many texts, by every road: each is valid, or it came to the end of its budget, and says so."""
+    names = ("planner", "planner, streams", "planner, 5 shown", "planner, none shown", "planner, own grammar")
+    share = -(-objects // (len(tasks) * len(names) * len(DRIFTS)))
+    table = Table(
+        f"{objects} texts at temperature 1, a drift of {' or '.join(f'{drift:.0%}' for drift in DRIFTS)}",
+        ["endpoint", "texts", "invalid", "cut at max_tokens", "not exact"],
+    )
+    missed = []
+    for name in names:
+        found: list[Outcome] = []
+        for task, drift in tqdm(list(itertools.product(tasks, DRIFTS)), desc=name, disable=None):
+            model, prompt = train(task, tokenizer, drift)
+            strategy = strategies(model, tokenizer, (name,), seed=11)[name][1]
+            found += asyncio.run(run_all(strategy, request_of(prompt, task.constraint, 1.0), share))
+        cut = sum(item.is_cut and not item.is_valid for item in found)
+        invalid = sum(not item.is_valid and not item.is_cut for item in found)
+        inexact = sum(not item.is_exact for item in found)
+        table.add(
+            [name, str(len(found)), str(invalid), str(cut), str(inexact)],
+            endpoint=name,
+            texts=len(found),
+            invalid=invalid,
+            cut=cut,
+            inexact=inexact,
+        )
+        if invalid:
+            missed.append(f"{name}: {invalid} of {len(found)} texts are invalid")
+    return table, missed
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.openai", description=__doc__)
     parser.add_argument("--count", type=int, default=100, help="texts per task and strategy")
     parser.add_argument("--drift", type=float, default=0.1, help="share of each kind of deviation")
     parser.add_argument("--draws", type=int, default=5_000, help="draws of the test of exactness")
+    parser.add_argument("--objects", type=int, default=1_000, help="texts of the test of validity")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="only these tables")
     parser.add_argument("--tasks", nargs="*", default=None, help="only these tasks")
     parser.add_argument("--strategies", nargs="*", default=(), help="only these strategies")
     parser.add_argument("--vocabulary", type=Path, default=VOCABULARY, help="a .tiktoken file")
@@ -255,16 +291,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokenizer = load(options.vocabulary)
     tokenizer = tokenizer.with_eos([END_OF_TEXT] if tokenizer.vocab_size > END_OF_TEXT else [0])
     tasks = [task for task in make_tasks() if options.tasks is None or task.name in options.tasks]
-    results = [
-        strategy_table(tasks, tokenizer, options.drift, options.count, tuple(options.strategies)),
-        greedy_table(tasks, tokenizer, [0.05, 0.1, 0.2, 0.4, 0.6]),
-        exactness_table(tasks, tokenizer, options.drift, options.draws),
-        sharing_table(tasks, tokenizer, options.drift),
-    ]
-    tables = [table for table, _ in results]
-    for table in tables:
-        print(table.text())
-    missed = list(itertools.chain.from_iterable(some for _, some in results))
+    names = tuple(options.strategies)
+    makers: dict[str, Callable[[], tuple[Table, list[str]]]] = {
+        "strategies": lambda: strategy_table(tasks, tokenizer, options.drift, options.count, names),
+        "greedy": lambda: greedy_table(tasks, tokenizer, GREEDY_DRIFTS),
+        "exactness": lambda: exactness_table(tasks, tokenizer, options.drift, options.draws),
+        "sharing": lambda: sharing_table(tasks, tokenizer, options.drift),
+        "validity": lambda: validity_table(tasks, tokenizer, options.objects),
+    }
+    tables, missed = [], list[str]()
+    for part in options.parts:
+        table, some = makers[part]()
+        print(table.text(), flush=True)
+        tables.append(table)
+        missed += some
     for line in missed:
         print(f"missed: {line}")
     if options.json is not None:

@@ -33,6 +33,8 @@ class Outcome:
     is_valid: bool
     cost: Cost
     is_exact: bool = True
+    is_cut: bool = False
+    """It came to `MAX_TOKENS`."""
 
 
 Strategy = Callable[[GenerateRequest], Awaitable[Outcome]]
@@ -72,6 +74,7 @@ class Bench:
                 bool(completion.certificate.valid),
                 cost,
                 completion.certificate.exact,
+                completion.finish_reason == "length",
             )
 
         return run
@@ -88,6 +91,14 @@ class Bench:
             output += [token_id for token_id in drawn if token_id is not None]
             matcher.advance(output[-1:])
         return self._outcome(output, matcher, cost)
+
+    async def bare(self, request: GenerateRequest) -> Outcome:
+        """What a client gets that only asks."""
+        reply = await self.api.ask(self._ask(request, [], request.max_tokens))
+        matcher = self.matcher(request)
+        is_taken = matcher.advance(reply.token_ids) == len(reply.token_ids)
+        outcome = self._outcome(list(reply.token_ids), matcher, reply.cost)
+        return replace(outcome, is_valid=outcome.is_valid and is_taken)
 
     async def retry(self, request: GenerateRequest) -> Outcome:
         """Whole answers until one is valid, or patience ends."""
@@ -172,6 +183,7 @@ def strategies(
         ),
         "planner, own grammar": (GRAMMARS, lambda bench: bench.planner(free)),
         "one masked token a time": (LISTS, lambda bench: bench.per_token),
+        "asking alone": (shared, lambda bench: bench.bare),
         "retry": (shared, lambda bench: bench.retry),
         "as LMQL does": (shared, lambda bench: bench.like_lmql),
     }

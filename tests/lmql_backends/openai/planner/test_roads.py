@@ -148,6 +148,23 @@ async def test_an_ignored_grammar_is_noticed_and_the_valid_beginning_is_kept() -
     assert made.lies == [GrammarKind.CONSTRAINT, GrammarKind.JSON_SCHEMA], "another kind is tried next"
 
 
+async def test_another_layout_of_json_is_no_lie() -> None:
+    made = api(with_grammars(FEW, Support.HONOURED, GrammarKind.JSON_SCHEMA))
+    asked = request(RULES["json"], temperature=1.0, max_tokens=90)
+    completion = await Planned(made, loosens_json=False).complete(asked)
+    assert made.lies == []
+    assert "lays JSON out in another way" in completion.certificate.detail
+    assert not completion.certificate.exact
+    assert completion.text.startswith('{"name": "')
+
+
+async def test_compact_json_is_no_matter_for_a_grammar_that_has_spaces() -> None:
+    made = api(with_grammars(FEW, Support.HONOURED, GrammarKind.JSON_SCHEMA))
+    completion = await Planned(made).complete(request(RULES["compact json"]))
+    assert completion.certificate.exact
+    assert all(ask.grammar is None for ask in made.asks)
+
+
 async def test_a_refused_grammar_is_told_and_done_without() -> None:
     made = api(with_grammars(FEW))
     check = made._check
