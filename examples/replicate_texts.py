@@ -1,24 +1,17 @@
 """Constrained texts from a model on Replicate; all prompts share one prediction.
 
-Run: REPLICATE_API_TOKEN=... python examples/replicate_texts.py replicate:OWNER/NAME
+    REPLICATE_API_TOKEN=... REPLICATE_MODEL=replicate:OWNER/NAME python examples/replicate_texts.py
+
+Without REPLICATE_MODEL, the same code runs on the embedded model.
 """
 
 from __future__ import annotations
 
-import sys
+import os
 
 from dcmodel import LLM
 
-
-def main(model: str) -> None:
-    llm = LLM(model)
-    prompts = ["3 + 4 =", "12 + 30 =", "100 - 1 ="]
-    for prompt, completion in zip(prompts, llm.generate(prompts, regex=" [0-9]{1,3}"), strict=True):
-        print(prompt + completion.text)
-    print(llm.choose("The capital of France is", [" Paris", " Rome"]))
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        raise SystemExit(__doc__)
-    main(sys.argv[1])
+llm = LLM(os.environ.get("REPLICATE_MODEL", "embedded"))
+prompts = ["3 + 4 =", "12 + 30 =", "8 + 1 ="]
+for prompt, completion in zip(prompts, llm.generate(prompts, regex=" [0-9]{1,3}"), strict=True):
+    print(prompt + completion.text)
