@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import shlex
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,24 @@ def test_the_commands_of_the_readme_are_commands(capsys):
         with pytest.raises(SystemExit) as stop:
             build_parser().parse_args([command, "--help"])
         assert stop.value.code == 0
+
+
+def commands_of(document: Path) -> list[list[str]]:
+    """The arguments of each `dcmodel` line in its shell blocks, up to a pipe or a redirection."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", document.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    found = [re.match(r"(?:.*\| |[A-Z_]+=\S+ )?dcmodel (.*)", line) for line in lines]
+    commands = [shlex.split(match[1], comments=True) for match in found if match]
+    ends = ("|", ">", "&", "&&", "<", ";")
+    return [list(takewhile(lambda word: word not in ends, command)) for command in commands]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_commands_of_a_document_have_the_options_that_it_shows(document):
+    from dcmodel.cli import build_parser
+
+    for command in commands_of(document):
+        build_parser().parse_args(command)  # exits where it does not know an option
 
 
 def test_the_makefile_has_the_targets_that_are_promised():
