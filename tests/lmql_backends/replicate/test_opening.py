@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 from conformance.requests import request, run_one
+from fakes.fake_engine import loaded_fake
 from fakes.replicate_server import NAME, OWNER, TOKEN, VERSION, ReplicateServer
+from fakes.served import ServedModels
+from fakes.small_tokenizer import small_tokenizer
 
 from dcmodel.backend import LoadOptions
 from dcmodel.errors import (
@@ -16,7 +20,11 @@ from dcmodel.errors import (
     ModelNotFoundError,
     UnauthorizedError,
 )
+from dcmodel.llm import LLM
+from dcmodel.local import LocalDcModel
+from dcmodel.loop import run
 from lmql_backends.replicate.backend import BACKEND
+from lmql_backends.replicate.cog.predictor import Predictions
 from lmql_backends.replicate.names import ModelName
 from lmql_backends.replicate.opening import open_model
 from lmql_backends.replicate.settings import settings_of
@@ -121,3 +129,18 @@ def test_importing_the_backend_is_light():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_simple_interface_reaches_it_by_name():
+    """Through the registry, in dcmodel's own loop, with synchronous calls."""
+    local = LocalDcModel(loaded_fake(small_tokenizer()))
+    predictions = Predictions(ServedModels({"fake": local}))
+    server = ReplicateServer(lambda fields: predictions.answers(**fields))
+    run(server.__aenter__())
+    with LLM(OURS, extra={"token": TOKEN, "base_url": server.url}) as llm:
+        completion = llm.generate("yes", regex="[a-z]{3,5}")
+        assert re.fullmatch("[a-z]{3,5}", completion.text)
+        chosen = llm.choose("yes", ["no", "maybe"])
+        assert chosen.text in ("no", "maybe")
+    run(server.__aexit__())
+    run(local.aclose())
