@@ -8,7 +8,7 @@ import sys
 
 SCRIPTS = (
     *("masks", "mask_batch", "mask_apply", "sampler", "forced", "json_schema", "boundaries"),
-    *("generate", "valid", "score", "sessions", "few_shot", "llamacpp"),
+    *("generate", "valid", "score", "sessions", "few_shot", "adapters", "llamacpp"),
     *("lmtp", "lmtp_lmql", "lmtp_protocol", "lmtp_connection"),
     *("openai", "openai_transport", "openai_limits"),
 )

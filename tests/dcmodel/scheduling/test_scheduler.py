@@ -38,14 +38,14 @@ def ids(*token_ids: int, **options) -> GenerateRequest:
 
 async def test_concurrent_requests_share_forwards(opened):
     model, engine = opened()
-    gate = Gate(after=1)  # all eight have arrived when the next step begins
-    held = model.generate(request(model, "yes", max_tokens=2, constraint=gate.constraint()))
+    gate = Gate(after=2)  # all eight have arrived when the next step begins
+    held = model.generate(request(model, "yes", max_tokens=3, constraint=gate.constraint()))
     await anext(held)
     streams = [model.generate(ids(3, 4 + i, max_tokens=20)) for i in range(8)]
     gate.open()
     for stream in streams:
         await stream.completion()
-    assert len(engine.batches) <= 2 + 20
+    assert len(engine.batches) <= 3 + 20
 
 
 async def test_a_shared_prompt_is_computed_once(opened):
