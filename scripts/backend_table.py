@@ -49,6 +49,20 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "Replicate": ("replicate",),
 }
 """Column -> the backends of the suite that stand for it."""
+MODELS = {
+    "random": "a small random Llama",
+    "transformers": "the embedded model",
+    "random-gguf": "a small random Llama",
+    "llama_cpp": "the embedded model, KV in float32",
+    "vllm": "the embedded model",
+    "openai": "the tests' fake engine behind our own OpenAI routes, an endpoint that keeps nothing back "
+    "(a probe finds out what another one can do)",
+    "lmtp": "the tests' fake engine behind our server",
+    "process": "the tests' fake engine in a child process",
+    "in-process": "the tests' fake engine",
+    "replicate": "the tests' fake engine behind a stand-in for Replicate's API",
+}
+"""What was asked: backend of the suite -> model. The fake engine's logits are a closed form."""
 INTERPRETERS = {"vllm": ROOT / ".venv-vllm" / "bin" / "python"}
 INTRODUCTION = f"""\
 {BEGIN}
@@ -132,7 +146,8 @@ def described(record: Mapping[str, Any], cases: Iterable[str]) -> Iterable[str]:
         counts = {kind: sum(outcome.get(kind, 0) for outcome in outcomes) for kind in ("passed", "failed")}
         failed = f", {counts['failed']} failed" if counts["failed"] else ""
         libraries = ", ".join(f"{library} {version}" for library, version in sorted(case["versions"].items()))
-        yield f"`--backend {name}`, {case['date']}: {counts['passed']} passed{failed} ({libraries})."
+        yield f"`--backend {name}`, {case['date']}: {counts['passed']} tests passed{failed}; {libraries}."
+        yield f"The model: {MODELS[name]}."
         yield ""
     limits = {limit: reason for _, case in known for limit, reason in case["limits"].items()}
     for limit, reason in sorted(limits.items()):
