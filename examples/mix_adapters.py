@@ -1,5 +1,5 @@
-"""Two adapters and the plain model in one batch. The adapters are made here, from random numbers: put your own
-folders in their place."""
+"""Two adapters and the plain model, asked in turn. The adapters are made here, from random numbers: put your
+own folders in their place."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ with tempfile.TemporaryDirectory() as place:
     llm = LLM(adapters={"first": make_adapter(Path(place) / "first", 1)})
     llm.mount("second", make_adapter(Path(place) / "second", 2))
     for adapter in (None, "first", "second"):
-        best = llm.choose("3 + 4 =", [" 7", " 8", " 12"], adapter=adapter)
-        print(f"{adapter or 'no adapter'}: {best}")
+        chosen = llm.choose("3 + 4 =", [" 7", " 8", " 12"], adapter=adapter)
+        print(f"{adapter or 'no adapter'}:{chosen.best.text} (probability {chosen.best.probability:.3f})")
     llm.unmount("first")
     print("still mounted:", *llm.adapters)
