@@ -129,7 +129,7 @@ class Core:
         """`_model_forward` is vLLM's place for overriding the forward."""
         forward = self._runner._model_forward
 
-        def keep(*args: Any, **options: Any) -> Any:
+        def keep(*args: object, **options: object) -> Any:
             output = forward(*args, **options)
             self.hidden = output[0] if isinstance(output, tuple) else output
             return output
