@@ -71,6 +71,10 @@ class HttpAsker:
     def place(self, prompt_ids: tuple[int, ...], output_ids: tuple[int, ...] = ()) -> SentPrompt | None:
         return place(self.tokenizer, self._capabilities, prompt_ids, output_ids)
 
+    def learn(self, capabilities: EndpointCapabilities) -> None:
+        """From now on these."""
+        self._capabilities = capabilities
+
     def lied(self, kind: GrammarKind) -> None:
         self._capabilities = self._capabilities.without(kind)
 

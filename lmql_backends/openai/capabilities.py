@@ -50,6 +50,32 @@ class SamplingField(StrEnum):
     IGNORE_EOS = "ignore_eos"
 
 
+class Topic(StrEnum):
+    """What is found out only when a request needs it."""
+
+    SCORES = "scores"
+    SEED = "seed"
+    ALLOWED = "allowed_token_ids"
+    CONTINUATION = "continuation"
+    TOP_K = "top_k"
+    MIN_P = "min_p"
+    REPETITION_PENALTY = "repetition_penalty"
+    IGNORE_EOS = "ignore_eos"
+    JSON_SCHEMA = "grammar: json_schema"
+    REGEX = "grammar: regex"
+    CHOICE = "grammar: choice"
+    EBNF = "grammar: ebnf"
+    LARK = "grammar: lark"
+    CONSTRAINT = "grammar: constraint"
+
+
+TOPIC_OF: Mapping[GrammarKind, Topic] = MappingProxyType(
+    {kind: Topic(f"grammar: {kind}") for kind in GrammarKind}
+)
+GRAMMAR_TOPICS = frozenset(TOPIC_OF.values())
+FIELD_TOPICS: Mapping[SamplingField, Topic] = MappingProxyType(
+    {item: Topic(item.value) for item in SamplingField}
+)
 NO_GRAMMARS: Mapping[GrammarKind, GrammarSupport] = MappingProxyType({})
 
 
@@ -98,6 +124,8 @@ class EndpointCapabilities:
     """Those that are obeyed."""
     temperature: bool = True
     """Whether temperatures other than 1 are taken (reasoning models refuse them)."""
+    unasked: frozenset[Topic] = frozenset()
+    """What nobody asked about yet; until then it counts as missing (`discovery.py`)."""
     max_stops: int = 4
     max_context: int | None = None
     """Prompt and answer together, in tokens, where the endpoint tells."""

@@ -146,7 +146,10 @@ async def continue_freely(sequence: ContinuedSequence, asker: Asker) -> None:
 
 
 def check_sampling(request: GenerateRequest, able: EndpointCapabilities) -> None:
-    """Raise `CapabilityError` for what this endpoint does not take: nothing is left out in silence."""
+    """Raise `CapabilityError` for what this endpoint does not take: nothing is left out in silence.
+
+    What nobody asked about yet passes; it is checked again when it is known.
+    """
     sampling = request.sampling
     is_drawn = sampling.temperature > 0.0
     asked: tuple[tuple[str, object, bool, bool], ...] = (
@@ -173,7 +176,7 @@ def check_sampling(request: GenerateRequest, able: EndpointCapabilities) -> None
         ("seed", sampling.seed, is_drawn and sampling.seed is not None, able.seed),
     )
     for name, value, is_asked, is_taken in asked:
-        if is_asked and not is_taken:
+        if is_asked and not is_taken and name not in able.unasked:
             raise CapabilityError(
                 f"{name}={value!r} was asked for, and the endpoint does not take {name}.",
                 remedy=f"Leave {name} out, or use a server that has it (dcmodel, vLLM, SGLang).",

@@ -15,8 +15,9 @@ from dcmodel.scheduling.sequence import Sequence
 from dcmodel.scheduling.session_sequence import SessionSequence
 from dcmodel.types import Cost, GenerateRequest, ModelInfo, NextTokens, ScoreRequest, ScoreResult
 from lmql_backends.openai.asking import HttpAsker
-from lmql_backends.openai.capabilities import EndpointCapabilities
+from lmql_backends.openai.capabilities import EndpointCapabilities, Topic
 from lmql_backends.openai.continuing import ContinuedSequence, check_sampling, continue_freely
+from lmql_backends.openai.discovery import Discovery
 from lmql_backends.openai.endpoint_api import NOTHING
 from lmql_backends.openai.looking import look_at_all
 from lmql_backends.openai.planner.draft import Draft
@@ -26,6 +27,9 @@ from lmql_backends.openai.runner import AskRunner
 from lmql_backends.openai.scores import score
 from lmql_backends.openai.stepping import step
 from lmql_backends.openai.stream import OpenAIStream
+from lmql_backends.openai.topics import has_rule, topics_of
+
+SESSION_TOPICS = frozenset({Topic.ALLOWED, Topic.CONTINUATION, Topic.SCORES})
 
 
 class OpenAIDcModel(SequenceModel):
@@ -35,9 +39,17 @@ class OpenAIDcModel(SequenceModel):
     `masked_logprob` and `log_mass` are NaN where there was a mask and more than one token was allowed.
     """
 
-    def __init__(self, asker: HttpAsker, info: ModelInfo, planning: PlannerSettings | None = None) -> None:
-        """`info.max_positions`: as far as it is known; the endpoint refuses what is longer."""
+    def __init__(
+        self,
+        asker: HttpAsker,
+        info: ModelInfo,
+        planning: PlannerSettings | None = None,
+        discovery: Discovery | None = None,
+    ) -> None:
+        """`info.max_positions`: as far as it is known; the endpoint refuses what is longer. `discovery` finds
+        out what is not known yet; None: it counts as missing."""
         self.asker = asker
+        self._discovery = discovery
         self.cost: Cost = NOTHING
         """Of everything so far."""
         self._asks = AskRunner(self._work)
@@ -60,7 +72,7 @@ class OpenAIDcModel(SequenceModel):
         self._check_generation(request)
         check_sampling(request, self.capabilities)
         stream: LocalStream
-        if _has_rule(request):
+        if has_rule(request):
             request = self._planner.prepared(request)
             stream = PlannedStream(request, self.tokenizer, self._asks, self._planner.settings)
         else:
@@ -73,6 +85,8 @@ class OpenAIDcModel(SequenceModel):
 
     async def score(self, request: ScoreRequest) -> ScoreResult:
         self._check_score(request)
+        if self._discovery is not None:
+            await self._discovery.settle({Topic.SCORES})
         result, cost = await score(self.asker, request)
         self.cost += cost
         return result
@@ -95,6 +109,9 @@ class OpenAIDcModel(SequenceModel):
 
     async def session(self, request: GenerateRequest) -> LocalSession:
         check_sampling(request, self.capabilities)
+        if self._discovery is not None:
+            await self._discovery.settle(topics_of(request) | SESSION_TOPICS)
+            check_sampling(request, self.capabilities)
         return await super().session(request)
 
     async def aclose(self) -> None:
@@ -105,7 +122,7 @@ class OpenAIDcModel(SequenceModel):
     # -- inside ------------------------------------------------------------------------------------
 
     def _sequence(self, request: GenerateRequest, loop: asyncio.AbstractEventLoop) -> Sequence:
-        if _has_rule(request):
+        if has_rule(request):
             caller_loop.set(loop)
             return self._planner.draft(request, self._matchers.matcher(request))
         sequence = ContinuedSequence(request, **self._bounds(request))
@@ -115,11 +132,13 @@ class OpenAIDcModel(SequenceModel):
 
     async def _work(self, sequence: Sequence) -> None:
         if isinstance(sequence, ContinuedSequence):
+            await self._prepare(sequence.request)
             try:
                 await continue_freely(sequence, self.asker)
             finally:
                 self.cost += sequence.facts.cost
         elif isinstance(sequence, Draft):
+            await self._prepare(sequence.request)
             try:
                 await self._planner.complete(sequence)
             finally:
@@ -127,7 +146,8 @@ class OpenAIDcModel(SequenceModel):
         elif isinstance(sequence, SessionSequence):
             await step(sequence, self.asker)
 
-
-def _has_rule(request: GenerateRequest) -> bool:
-    """Whether not every token may come at each place."""
-    return request.constraint is not None or bool(request.healed) or request.canonical
+    async def _prepare(self, request: GenerateRequest) -> None:
+        """Find out what this request needs to know, and look at it again."""
+        if self._discovery is not None and self.capabilities.unasked:
+            await self._discovery.prepare(request)
+            check_sampling(request, self.capabilities)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from dcmodel.checks import check_integer, check_number
 from dcmodel.errors import InvalidRequestError
 from dcmodel.types import ModelInfo
 from lmql_backends.openai.asking import HttpAsker
-from lmql_backends.openai.capabilities import EndpointCapabilities, in_words
+from lmql_backends.openai.capabilities import EndpointCapabilities, Topic, in_words
 from lmql_backends.openai.costs import Prices
+from lmql_backends.openai.discovery import Discovery
 from lmql_backends.openai.encoding import Found, find_tokenizer
 from lmql_backends.openai.model import OpenAIDcModel
 from lmql_backends.openai.planner.settings import PlannerSettings
@@ -66,21 +67,29 @@ async def open_model(
         asking = Transport(Configuration(client), _for_probes(settings))
         try:
             found = await find_tokenizer(asking, name, given.get("tokenizer"))
-            able = await _capabilities(asking, name, given, found, probes or ProbeCache())
+            known = await _capabilities(asking, name, given, found, probes or ProbeCache())
         finally:
             await asking.aclose()
         transport = Transport(Configuration(client, owns_client=True), settings, cache=answers)
     except BaseException:
         await client.close()
         raise
-    asker = HttpAsker(
-        transport, name, able, found.tokenizer, prices=prices, extra_body=given.get("extra_body")
-    )
-    return OpenAIDcModel(asker, _info(asker, found, max_context), planning)
+    extra = given.get("extra_body")
+    asker = HttpAsker(transport, name, known.able, found.tokenizer, prices=prices, extra_body=extra)
+    discovery = None
+    if known.able.unasked:
+        discovery = Discovery(
+            asker,
+            known.found,
+            lambda: Transport(Configuration(client), _for_probes(settings)),
+            known.keep,
+            extra or {},
+        )
+    return OpenAIDcModel(asker, _info(asker, found, max_context), planning, discovery)
 
 
 async def probe_model(name: str, options: Mapping[str, Any] | None = None) -> Mapping[str, str]:
-    """What the endpoint can do, asked anew and kept for a day, in words."""
+    """All that the endpoint can do, asked anew and kept for a day, in words."""
     model = await open_model(name, {**(options or {}), "probe": "refresh"})
     try:
         return {**model.info.details, **in_words(model.capabilities)}
@@ -105,29 +114,44 @@ def _info(asker: HttpAsker, found: Found, max_context: int | None) -> ModelInfo:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of an endpoint."""
+
+    able: EndpointCapabilities
+    """With what the user says."""
+    found: EndpointCapabilities
+    """Without."""
+    keep: Callable[[EndpointCapabilities], None] = lambda able: None
+    """Writes down what was found."""
+
+
 async def _capabilities(
     transport: Transport, name: str, given: dict[str, Any], found: Found, probes: ProbeCache
-) -> EndpointCapabilities:
+) -> _Known:
     """What the user says, else what was found out within a day, else a probe."""
     changes = given.get("capabilities", {})
     if isinstance(changes, EndpointCapabilities):
-        return changes
+        return _Known(changes, changes)
     chat = given.get("chat")
     mode = given.get("probe", True)
     if mode not in (True, False, "refresh"):
         raise InvalidRequestError(f"probe is {mode!r:.40}.", remedy="It is true, false, or 'refresh'.")
-    able: EndpointCapabilities | None
     if mode is False:
-        able = EndpointCapabilities(is_chat=bool(chat))
-    else:
-        key = (transport.configuration.base_url, name, str(chat), found.tokenizer.fingerprint)
-        able = None if mode == "refresh" else probes.read(*key)
-        if able is None:
-            able = await probe(
-                transport, name, found.tokenizer, chat=chat, extra_body=given.get("extra_body")
-            )
-            probes.write(able, *key)
-    return overridden(able, changes)
+        plain = EndpointCapabilities(is_chat=bool(chat))
+        return _Known(overridden(plain, changes), plain)
+    key = (transport.configuration.base_url, name, str(chat), found.tokenizer.fingerprint)
+
+    def keep(able: EndpointCapabilities) -> None:
+        probes.write(able, *key)
+
+    able = None if mode == "refresh" else probes.read(*key)
+    if able is None:
+        extra = given.get("extra_body")
+        topics = tuple(Topic) if mode == "refresh" else ()
+        able = await probe(transport, name, found.tokenizer, chat=chat, extra_body=extra, topics=topics)
+        keep(able)
+    return _Known(overridden(able, changes), able, keep)
 
 
 def _client(given: Mapping[str, Any]) -> openai.AsyncOpenAI:

@@ -9,21 +9,35 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from dcmodel.errors import InvalidRequestError
-from lmql_backends.openai.capabilities import EndpointCapabilities
+from lmql_backends.openai.capabilities import FIELD_TOPICS, GRAMMAR_TOPICS, EndpointCapabilities, Topic
 
 logger = logging.getLogger(__name__)
 
-FORM = 2
+FORM = 3
 """Changes when what is written, or how it is found out, changes."""
 DAY = 86_400.0
+SETTLES: Mapping[str, Collection[Topic]] = MappingProxyType(
+    {
+        "seed": {Topic.SEED},
+        "allowed_token_ids": {Topic.ALLOWED},
+        "continuation": {Topic.CONTINUATION},
+        "continuation_style": {Topic.CONTINUATION},
+        "echo_scoring": {Topic.SCORES},
+        "prompt_logprobs": {Topic.SCORES},
+        "sampling_fields": FIELD_TOPICS.values(),
+        "grammars": GRAMMAR_TOPICS,
+    }
+)
+"""What need not be asked where the user says it."""
 
 
 class _Kept(msgspec.Struct):
@@ -84,8 +98,9 @@ def to_plain(capabilities: EndpointCapabilities) -> dict[str, Any]:
     plain: dict[str, Any] = {
         item.name: getattr(capabilities, item.name)
         for item in fields(capabilities)
-        if item.name not in ("grammars", "sampling_fields")
+        if item.name not in ("grammars", "sampling_fields", "unasked")
     }
+    plain["unasked"] = sorted(map(str, capabilities.unasked))
     plain["sampling_fields"] = sorted(map(str, capabilities.sampling_fields))
     plain["grammars"] = {
         str(kind): {"support": str(known.support), "field": known.field}
@@ -109,7 +124,10 @@ def overridden(found: EndpointCapabilities, changes: Any) -> EndpointCapabilitie
             f"there is no capability {unknown[0]!r}.", remedy=f"There are {', '.join(known)}."
         )
     try:
-        return msgspec.convert({**known, **changes}, EndpointCapabilities)
+        able = msgspec.convert({**known, **changes}, EndpointCapabilities)
+        return replace(
+            able, unasked=able.unasked - {topic for name in changes for topic in SETTLES.get(name, ())}
+        )
     except msgspec.ValidationError as error:
         raise InvalidRequestError(f"capabilities cannot be read: {error}.") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,10 @@ from lmql_backends.openai.capabilities import EndpointCapabilities, GrammarKind
 from lmql_backends.openai.custom_tools import is_tool
 from lmql_backends.openai.endpoint_api import ServerGrammar
 from lmql_backends.openai.planner.strict_schema import strict_form
+
+
+ONE_PATTERN = re.compile(r"\(?/((?:[^/\\]|\\.)*)/\)?")
+"""A terminal of a Lark grammar that is a pattern and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,14 @@ def grammar_plan(request: GenerateRequest, capabilities: EndpointCapabilities) -
     return None
 
 
+def kinds_of(request: GenerateRequest) -> list[GrammarKind]:
+    """The kinds of grammars that could stand for its constraint, the best first."""
+    rule = request.constraint
+    if rule is None or request.resumed or request.healed or request.canonical:
+        return []
+    return [kind for kind, source in _WAYS if source(rule) is not None]
+
+
 def canonical_text(result: Completion) -> Completion:
     """With the text laid out as `json.dumps` does it."""
     if not result.certificate.valid:
@@ -102,7 +115,12 @@ def _schema(rule: Constraint) -> Any:
 
 
 def _regex(rule: Constraint) -> Any:
-    return rule.pattern if isinstance(rule, Regex) else None
+    if isinstance(rule, Regex):
+        return rule.pattern
+    if isinstance(rule, Choice | JsonSchema | Grammar):
+        return None
+    found = ONE_PATTERN.fullmatch(rule.terminal() or "")
+    return None if found is None else found[1].replace(r"\/", "/")
 
 
 def _options(rule: Constraint) -> Any:

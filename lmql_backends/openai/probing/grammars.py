@@ -61,18 +61,17 @@ TRIALS = (
 )
 
 
-async def probe_grammars(ask: Questions) -> None:
-    """What becomes of each kind of grammar."""
-    known: dict[GrammarKind, GrammarSupport] = {}
-    for trial in TRIALS:
-        ebnf = known.get(GrammarKind.EBNF)
-        if trial.kind is GrammarKind.LARK and ebnf is not None and ebnf.field == FIELD_OF_LLAMACPP:
-            # One of its servers crashes at a grammar that it cannot read.
-            trial = replace(trial, fields=tuple(item for item in trial.fields if item != ebnf.field))
-        if not ask.able.is_chat:
-            trial = replace(trial, fields=tuple(item for item in trial.fields if not item.startswith(PREFIX)))
-        known[trial.kind] = await _probe(ask, trial)
-    ask.able = replace(ask.able, grammars=MappingProxyType(known))
+async def probe_grammar(ask: Questions, kind: GrammarKind) -> None:
+    """What becomes of this kind of grammar."""
+    trial = next(item for item in TRIALS if item.kind is kind)
+    ebnf = ask.able.grammars.get(GrammarKind.EBNF)
+    if kind is GrammarKind.LARK and ebnf is not None and ebnf.field == FIELD_OF_LLAMACPP:
+        # One of its servers crashes at a grammar that it cannot read.
+        trial = replace(trial, fields=tuple(item for item in trial.fields if item != ebnf.field))
+    if not ask.able.is_chat:
+        trial = replace(trial, fields=tuple(item for item in trial.fields if not item.startswith(PREFIX)))
+    found = await _probe(ask, trial)
+    ask.able = replace(ask.able, grammars=MappingProxyType({**ask.able.grammars, kind: found}))
 
 
 async def _probe(ask: Questions, trial: Trial) -> GrammarSupport:
@@ -81,8 +80,7 @@ async def _probe(ask: Questions, trial: Trial) -> GrammarSupport:
     for field in trial.fields:
         grammar = ServerGrammar(trial.kind, trial.source)
         fields = grammar_fields(grammar, GrammarSupport(Support.HONOURED, field))
-        limit = ask.able.limit_field if ask.able.is_chat else "max_tokens"
-        answer = await ask.ask({**ask.body(), **fields, limit: TOKENS})
+        answer = await ask.ask({**ask.body(), **fields, ask.limit_field: TOKENS})
         if answer is None:
             continue
         if obeys(text_of_choice(answer.choices[0]), trial.answer):

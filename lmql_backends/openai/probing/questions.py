@@ -22,6 +22,14 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 TEXT = "1 2 3 4 5 6"
 """What is continued. Nothing that is asked for below follows it by itself."""
 REFUSALS = (InvalidRequestError, CapabilityError)
+_NUMBER = re.compile(r"\b\d{1,6}\b")
+_ANSWERED = re.compile(r"^.* answered \d+: ")
+EVERYWHERE = ("model", "prompt", "messages", "temperature")
+"""Words that messages about other fields have, too."""
+SAME_FAMILY: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"return_token_ids": ("return_tokens_as_token_ids",)}
+)
+"""Fields that nobody takes who refuses the first one."""
 
 
 class Questions:
@@ -34,22 +42,31 @@ class Questions:
         tokenizer: Tokenizer,
         able: EndpointCapabilities,
         extra_body: Mapping[str, Any],
+        *,
+        has_answered: bool = False,
     ) -> None:
+        """`has_answered`: there is nothing wrong with the endpoint itself."""
         self.able = able
         self.tokenizer = tokenizer
         self.index = TokenIndex(tokenizer)
         self._transport = transport
         self._model = model
         self._extra_body = extra_body
-        self._has_answered = False
-        """There is nothing wrong with the endpoint itself."""
+        self._has_answered = has_answered
 
     @property
     def prompt(self) -> Prompt:
         """`TEXT` as this route takes it."""
+        return self.prompt_of(TEXT)
+
+    def prompt_of(self, text: str) -> Prompt:
         if self.able.is_chat:
-            return Conversation(({"role": "user", "content": f"{TEXT} ..."},))
-        return TEXT
+            return Conversation(({"role": "user", "content": f"{text} ..."},))
+        return text
+
+    @property
+    def limit_field(self) -> str:
+        return self.able.limit_field if self.able.is_chat else "max_tokens"
 
     def body(self, changes: Mapping[str, Any] = NOTHING, *, prompt: Prompt | None = None) -> dict[str, Any]:
         """A request for one token; None in `changes` takes a field out."""
@@ -87,17 +104,23 @@ class Questions:
         Each wish is a field with values, the best first. Raises where the body itself is refused.
         """
         left = {name: list(values) for name, values in wishes.items()}
+        is_sure = False
         while True:
             fields = {name: values[0] for name, values in left.items()}
             try:
                 return await self.send({**body, **fields}), fields
             except REFUSALS as error:
-                if not left:
+                name = culprit(error, (*left, *body))
+                if name in body or not left:
                     raise
-                name = _culprit(error, list(left))
-                left[name] = left[name][1:]
-                if not left[name]:
-                    del left[name]
+                if not name and not is_sure:
+                    await self.send(body)  # perhaps nothing is taken here at all
+                    is_sure = True
+                name = name or next(reversed(left))
+                left[name] = smaller(left[name], error)
+                for gone in (*SAME_FAMILY.get(name, ()), name):
+                    if not left.get(gone) or gone != name:
+                        left.pop(gone, None)
 
     def read(self, answer: Answer, tops: int = 0) -> Reply:
         """The answer's first choice; `tops`: how many likeliest tokens were asked for."""
@@ -106,16 +129,16 @@ class Questions:
         )
         return reader.read(answer.choices[0], text_of_choice(answer.choices[0]))
 
-    async def stream_is_taken(self, body: dict[str, Any]) -> bool:
-        """Whether a stream of this body comes to its end."""
+    async def usage_of_stream(self, body: dict[str, Any]) -> Mapping[str, Any] | None:
+        """The account of a stream of this body; None where it is not taken, or tells none."""
         path = CHAT_COMPLETIONS if self.able.is_chat else COMPLETIONS
         try:
             async with self._transport.stream(path, {**body, **self._extra_body}) as stream:
                 async for _ in stream:
                     pass
         except REFUSALS:
-            return False
-        return stream.result.usage is not None
+            return None
+        return stream.result.usage
 
 
 def first_token(reply: Reply, eos: Sequence[int]) -> int | None:
@@ -131,11 +154,23 @@ def prompt_tokens(answer: Answer | None) -> int | None:
     return count if isinstance(count, int) else None
 
 
-def _culprit(error: Exception, names: Sequence[str]) -> str:
-    """The field that a refusal is about: the one that it names, or the last one."""
+def culprit(error: Exception, names: Sequence[str]) -> str:
+    """The field that a refusal is about; empty where it names none."""
     cause = error.__cause__
-    param = cause.param.partition(".")[0] if isinstance(cause, AttemptFailed) else ""
+    param = re.split(r"[.\[]", cause.param)[0] if isinstance(cause, AttemptFailed) and cause.param else ""
     if param in names:
         return param
     named = [name for name in names if re.search(rf"\b{re.escape(name)}\b", str(error))]
-    return named[0] if named else names[-1]
+    # `top_logprobs` is not about `logprobs`, nor is a model's name about `model`.
+    return max((name for name in named if name not in EVERYWHERE), key=len, default="")
+
+
+def smaller(values: Sequence[Any], error: Exception) -> list[Any]:
+    """What is left to try of `values`, the first of which was refused: a limit that the refusal names, or
+    what is below it."""
+    first, *rest = values
+    if not isinstance(first, int) or isinstance(first, bool):
+        return rest
+    said = _ANSWERED.sub("", str(error))
+    named = {int(number) for number in _NUMBER.findall(said) if 0 < int(number) < first}
+    return sorted({item for item in (*rest, *named) if not named or item <= max(named)}, reverse=True)

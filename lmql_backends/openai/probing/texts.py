@@ -3,39 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from dcmodel.errors import SetupError
 from lmql_backends.openai.endpoint_api import Conversation
+from lmql_backends.openai.probing.fields import TOKENS, WARM
 from lmql_backends.openai.probing.questions import TEXT, Questions, prompt_tokens
 from lmql_backends.openai.replies import text_of_choice
 from lmql_backends.openai.together import together
 from lmql_backends.openai.transport.continuation import ChatStyle
 
-SEEDED_TOKENS = 12
 TELLING = '  naïve façade; 東京 Привет 🐢 {"x": [1234567, null]}\n\tdef f(x): return x'
 """Two tokenizers seldom make the same number of tokens of this."""
 BEGUN = "One, two, three, four,"
 
 
-async def check_tokenizer(ask: Questions) -> None:
-    """Raise `SetupError` where the endpoint counts other tokens than the tokenizer makes."""
-    encode = ask.tokenizer.encode
-    own = len(encode(TEXT + TELLING + "\n.")) - len(encode(TEXT + "\n."))
+async def probe_streams(ask: Questions, count: int | None) -> None:
+    """Whether a stream tells its usage, and whether the tokenizer is the endpoint's.
 
-    def body(text: str) -> dict[str, Any]:
-        if ask.able.is_chat:
-            return ask.body(prompt=Conversation(({"role": "user", "content": text},)))
-        return ask.body(prompt=text)
-
-    answers = await together([ask.ask(body(TEXT + part + "\n.")) for part in ("", TELLING)])
-    counts = [prompt_tokens(answer) for answer in answers]
-    if counts[0] is None or counts[1] is None:
+    `count`: how many tokens the endpoint makes of `TEXT`. Raises `SetupError` where `TELLING` makes another
+    number of them there than here.
+    """
+    body = ask.body(prompt=ask.prompt_of(TEXT + TELLING))
+    usage = await ask.usage_of_stream({**body, "stream_options": {"include_usage": True}})
+    ask.able = replace(ask.able, usage_in_streams=usage is not None)
+    if count is None:
         return
-    if counts[1] - counts[0] != own:
+    told = (usage or {}).get("prompt_tokens")
+    if not isinstance(told, int):
+        told = prompt_tokens(await ask.ask(body))
+    if told is None:
+        return
+    end = " ..." if ask.able.is_chat else ""
+    encode = ask.tokenizer.encode
+    own = len(encode(TEXT + TELLING + end)) - len(encode(TEXT + end))
+    if told - count != own:
         raise SetupError(
             f"the tokenizer {ask.tokenizer.name!r} makes {own} tokens of a text of which the endpoint makes "
-            f"{counts[1] - counts[0]}: it is another model's.",
+            f"{told - count}: it is another model's.",
             remedy="Name the right one: tokenizer=.",
         )
 
@@ -61,28 +65,13 @@ async def probe_scores(ask: Questions) -> None:
 
 async def probe_seed(ask: Questions) -> None:
     """Whether the same seed gives the same text, and another one another."""
-    limit = ask.able.limit_field if ask.able.is_chat else "max_tokens"
     if not ask.able.temperature:
         return
-    # Twice: a text that is always the same shows nothing.
-    for temperature in (1.0, 1.8):
-        bodies = [
-            {**ask.body({"temperature": temperature}), limit: SEEDED_TOKENS, "seed": seed}
-            for seed in (1, 1, 2)
-        ]
-        answers = await together([ask.ask(body) for body in bodies])
-        texts = [None if item is None else text_of_choice(item.choices[0]) for item in answers]
-        if None in texts or texts[0] != texts[1]:
-            return
-        if texts[0] != texts[2]:
-            ask.able = replace(ask.able, seed=True)
-            return
-
-
-async def probe_streams(ask: Questions) -> None:
-    """Whether a stream tells its usage."""
-    taken = await ask.stream_is_taken(ask.body({"stream_options": {"include_usage": True}}))
-    ask.able = replace(ask.able, usage_in_streams=taken)
+    warm = {"temperature": WARM, ask.limit_field: TOKENS}
+    answers = await together([ask.ask(ask.body({**warm, "seed": seed})) for seed in (1, 1, 2)])
+    texts = [None if item is None else text_of_choice(item.choices[0]) for item in answers]
+    # A text that is always the same shows nothing.
+    ask.able = replace(ask.able, seed=None not in texts and texts[0] == texts[1] != texts[2])
 
 
 async def probe_continuation(ask: Questions) -> None:

@@ -182,6 +182,8 @@ class _AiohttpReply(OpenReply):
         task = asyncio.get_running_loop().create_task(self._drain())
         self._drains.add(task)
         task.add_done_callback(self._drains.discard)
+        # Also of a task that was cancelled before its first step.
+        task.add_done_callback(lambda _: self._response.close())
 
     async def _drain(self) -> None:
         """The end of a stream often comes in a packet of its own, just behind the last event."""
@@ -190,8 +192,6 @@ class _AiohttpReply(OpenReply):
                 await self._response.content.readany()
         except self._errors as error:
             logger.debug("a finished stream did not end: %r", error)
-        finally:
-            self._response.close()
 
 
 def _broken(error: Exception) -> AttemptFailed:

@@ -59,8 +59,11 @@ async def foreign(foreign_url, gguf, tmp_path_factory):
     await model.aclose()
 
 
-async def test_it_is_known_for_what_it_does(foreign) -> None:
-    able = foreign.capabilities
+async def test_it_is_known_for_what_it_does(foreign, foreign_url, gguf, tmp_path) -> None:
+    options = {"base_url": foreign_url, "tokenizer": foreign.tokenizer, "max_concurrent": 1, "chat": False}
+    asked = await open_model(gguf, {**options, "probe": "refresh"}, probes=ProbeCache(tmp_path))
+    able = asked.capabilities
+    await asked.aclose()
     assert not able.token_id_prompts
     assert not able.list_prompts
     assert not able.allowed_token_ids

@@ -45,7 +45,7 @@ async def test_our_own_server_sends_its_tokenizer_and_its_context(url, tmp_path,
         assert model.tokenizer.eos_token_ids == local.tokenizer.eos_token_ids
         assert model.info.max_positions == local.info.max_positions
         assert model.info.details["tokenizer"] == "the server"
-        assert model.capabilities.allowed_token_ids
+        assert model.capabilities.token_id_prompts
 
 
 async def test_a_probe_is_kept_for_a_day(local, tmp_path) -> None:
@@ -61,10 +61,10 @@ async def test_a_probe_is_kept_for_a_day(local, tmp_path) -> None:
             return len(double.records) - before
 
         first = await requests_of_opening()
-        assert first > 5
+        assert first > 0
         assert await requests_of_opening() == 0
-        assert await requests_of_opening(probe="refresh") == first
-        assert await requests_of_opening(chat=True) > 5
+        assert await requests_of_opening(probe="refresh") > first
+        assert await requests_of_opening(chat=True) > 0
         now[0] += 86_401
         assert await requests_of_opening() == first
 
@@ -158,7 +158,7 @@ async def test_the_command_shows_what_a_probe_found(local, tmp_path, monkeypatch
         capabilities = json.loads(capsys.readouterr().out)["capabilities"]
     assert "prompts as token ids" in shown
     assert capabilities["allowed_token_ids"] == "no"
-    assert capabilities["log-probabilities"] == "raw, 100 likeliest"
+    assert capabilities["log-probabilities"] == "raw, 1000 likeliest"
     assert capabilities["grammar: regex"] == "honoured (structured_outputs.regex)"
 
 
@@ -178,7 +178,6 @@ async def test_a_conversation_goes_to_the_chat_route_as_it_is(url, tmp_path, loc
 async def test_an_answer_that_was_begun_goes_on(url, tmp_path, local) -> None:
     begun = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "It's a \"fox"}]
     async with opened(url, tmp_path, chat=True) as model:
-        assert model.capabilities.continuation
         there, here = LLM.from_model(model), LLM.from_model(local)
         prompts = [await item.achat_prompt(begun, continue_final_message=True) for item in (there, here)]
         theirs = await there.agenerate(prompts[0], max_tokens=8)

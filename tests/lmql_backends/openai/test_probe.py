@@ -13,7 +13,7 @@ from fakes.small_tokenizer import small_tokenizer
 from dcmodel.errors import ModelNotFoundError
 from lmql_backends.lmtp.server.openai.double import Double, limits_from
 from lmql_backends.lmtp.server.server import LMTPServer
-from lmql_backends.openai.capabilities import UNLIMITED, GrammarKind, Support
+from lmql_backends.openai.capabilities import UNLIMITED, GrammarKind, SamplingField, Support
 from lmql_backends.openai.probe import probe
 
 
@@ -47,7 +47,9 @@ async def test_an_endpoint_that_keeps_nothing_back(probed) -> None:
     assert able.continuation
     assert able.max_bias_entries == UNLIMITED
     assert able.raw_logprobs is True
-    assert able.max_top_logprobs == 100
+    assert able.max_top_logprobs == 1000
+    assert able.sampling_fields == set(SamplingField)
+    assert not able.unasked
     assert able.allowed_token_ids
     assert able.echo_scoring
     assert able.prompt_logprobs
