@@ -17,7 +17,6 @@ from lmql_backends.openai.custom_tools import is_tool
 from lmql_backends.openai.endpoint_api import ServerGrammar
 from lmql_backends.openai.planner.strict_schema import strict_form
 
-
 ONE_PATTERN = re.compile(r"\(?/((?:[^/\\]|\\.)*)/\)?")
 """A terminal of a Lark grammar that is a pattern and nothing else."""
 

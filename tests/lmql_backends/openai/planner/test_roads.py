@@ -148,6 +148,23 @@ async def test_an_ignored_grammar_is_noticed_and_the_valid_beginning_is_kept() -
     assert made.lies == [GrammarKind.CONSTRAINT, GrammarKind.JSON_SCHEMA], "another kind is tried next"
 
 
+@pytest.mark.parametrize("rule", [Type("ipv4"), Type(int), Regex("a/b|[/x]{3}"), Type("date")])
+async def test_what_is_one_pattern_goes_as_a_pattern(rule) -> None:
+    made = api(with_grammars(BARE, Support.HONOURED, GrammarKind.REGEX))
+    completion = await Planned(made).complete(request(rule, temperature=1.0))
+    assert (made.lies, completion.cost.requests) == ([], 1)
+    assert completion.certificate.exact
+    assert completion.certificate.valid or completion.finish_reason == "length"
+
+
+async def test_what_is_more_than_one_pattern_is_not_taken_for_one() -> None:
+    able = with_grammars(FEW, Support.HONOURED, GrammarKind.REGEX)
+    for rule in (Type("email"), Regex("[ab]+") & Regex("b+"), Choice(["a", "b"])):
+        made = api(able)
+        await Planned(made).complete(request(rule, temperature=1.0))
+        assert all(ask.grammar is None for ask in made.asks)
+
+
 async def test_another_layout_of_json_is_no_lie() -> None:
     made = api(with_grammars(FEW, Support.HONOURED, GrammarKind.JSON_SCHEMA))
     asked = request(RULES["json"], temperature=1.0, max_tokens=90)
