@@ -10,7 +10,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 class StepScheduler(Scheduler):  # type: ignore[misc]
     """Chosen by `scheduler_cls`; everything else is vLLM's own."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: object, **options: object) -> None:
         super().__init__(*args, **options)
         self.scheduled: dict[str, int] = {}
         """How many tokens of each request the present step computes."""
@@ -19,7 +19,7 @@ class StepScheduler(Scheduler):  # type: ignore[misc]
         self._find_cached = self.kv_cache_manager.get_computed_blocks
         self.kv_cache_manager.get_computed_blocks = self._find_allowed
 
-    def schedule(self, *args: Any, **options: Any) -> Any:
+    def schedule(self, *args: object, **options: object) -> Any:
         output = super().schedule(*args, **options)
         self.scheduled = output.num_scheduled_tokens
         return output
