@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 
 import pytest
+from fakes.openai_models import transport_to
 from fakes.small_tokenizer import small_tokenizer
 
 from dcmodel import LLM
@@ -16,6 +17,7 @@ from lmql_backends.openai.capabilities import GrammarKind, GrammarSupport, Suppo
 from lmql_backends.openai.custom_tools import tool_input
 from lmql_backends.openai.endpoint_api import ServerGrammar
 from lmql_backends.openai.opening import open_model
+from lmql_backends.openai.probe import probe
 from lmql_backends.openai.probe_cache import ProbeCache
 
 RULES = {
@@ -28,11 +30,11 @@ RULES = {
 @pytest.fixture
 def chat_at(local, tmp_path):
     @asynccontextmanager
-    async def opened(*, chat=True, **limits):
-        double = Double(limits_from({"preset": "openai", **limits}))
+    async def opened():
+        double = Double(limits_from({"preset": "openai"}))
         async with LMTPServer({"fake": local}, double=double) as server:
             given = {"base_url": f"{server.http_url}/v1", "api_key": "key", "tokenizer": small_tokenizer()}
-            model = await open_model("fake", {**given, "chat": chat}, probes=ProbeCache(tmp_path))
+            model = await open_model("fake", {**given, "chat": True}, probes=ProbeCache(tmp_path))
             try:
                 yield model
             finally:
@@ -42,19 +44,29 @@ def chat_at(local, tmp_path):
 
 
 @pytest.mark.parametrize("support", ["honoured", "refused", "ignored"])
-async def test_the_probe_finds_what_becomes_of_a_tool(chat_at, support) -> None:
+async def test_the_probe_finds_what_becomes_of_a_tool(local, support) -> None:
     grammars = {"json_schema": "honoured", "custom_tool.lark": support, "custom_tool.regex": support}
-    async with chat_at(grammars=grammars) as model:
-        for kind in (GrammarKind.REGEX, GrammarKind.LARK):
-            known = model.capabilities.grammars[kind]
-            assert known.support is Support(support)
-            assert known.field == ("" if support == "refused" else f"custom_tool.{kind}")
+    able = await probed(local, chat=True, grammars=grammars)
+    for kind in (GrammarKind.REGEX, GrammarKind.LARK):
+        known = able.grammars[kind]
+        assert known.support is Support(support)
+        assert known.field == ("" if support == "refused" else f"custom_tool.{kind}")
 
 
-async def test_completions_have_no_tools(chat_at) -> None:
-    async with chat_at(chat=False) as model:
-        assert not model.capabilities.honours(GrammarKind.REGEX)
-        assert not model.capabilities.honours(GrammarKind.LARK)
+async def test_completions_have_no_tools(local) -> None:
+    able = await probed(local, chat=False)
+    assert not able.honours(GrammarKind.REGEX)
+    assert not able.honours(GrammarKind.LARK)
+
+
+async def probed(local, *, chat, **limits):
+    double = Double(limits_from({"preset": "openai", **limits}))
+    async with LMTPServer({"fake": local}, double=double) as server:
+        transport = transport_to(f"{server.http_url}/v1")
+        try:
+            return await probe(transport, "fake", small_tokenizer(), chat=chat)
+        finally:
+            await transport.aclose()
 
 
 @pytest.mark.parametrize("rule", RULES)
