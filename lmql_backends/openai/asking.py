@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Self
+from functools import partial
+from typing import Any
 
 from dcmodel.types import Cost
 from dctokenizers import Tokenizer
 from lmql_backends.openai.bodies import body_of
 from lmql_backends.openai.capabilities import EndpointCapabilities, GrammarKind
 from lmql_backends.openai.costs import Prices, cost_of
-from lmql_backends.openai.endpoint_api import Ask, Reply, SentPrompt
+from lmql_backends.openai.endpoint_api import Ask, Reply, ReplyStream, SentPrompt
 from lmql_backends.openai.prompts import place, prompt_length
 from lmql_backends.openai.replies import ReplyReader, text_of_choice
+from lmql_backends.openai.reply_streams import HttpReplyStream, KeptReplyStream
 from lmql_backends.openai.token_index import TokenIndex
 from lmql_backends.openai.transport.answers import Answer
+from lmql_backends.openai.transport.cache import AnswerCache
 from lmql_backends.openai.transport.client import CHAT_COMPLETIONS, COMPLETIONS, Transport
 from lmql_backends.openai.transport.continuation import (
     ChatContinuation,
@@ -25,7 +27,7 @@ from lmql_backends.openai.transport.continuation import (
     Continuation,
     NoContinuation,
 )
-from lmql_backends.openai.transport.streaming import CompletionStream
+from lmql_backends.openai.transport.counters import Spent
 
 
 class HttpAsker:
@@ -40,8 +42,10 @@ class HttpAsker:
         *,
         prices: Prices | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        cache: AnswerCache | None = None,
     ) -> None:
-        """`extra_body`: fields of the endpoint's own, sent with every request."""
+        """`extra_body`: fields of the endpoint's own, sent with every request. `cache`: the transport's, for
+        streams that would be the same again."""
         self.transport = transport
         self.model = model
         self.tokenizer = tokenizer
@@ -49,6 +53,7 @@ class HttpAsker:
         self._capabilities = capabilities
         self._extra_body = dict(extra_body or {})
         self._index = TokenIndex(tokenizer)
+        self._cache = cache
 
     @property
     def capabilities(self) -> EndpointCapabilities:
@@ -91,12 +96,21 @@ class HttpAsker:
         tokens = len(reply.token_ids) + (reply.end_id is not None)
         return replace(reply, cost=self.cost(answer, prompt_length(ask.prompt), tokens))
 
-    def ask_stream(self, ask: Ask) -> HttpReplyStream:
+    def ask_stream(self, ask: Ask) -> ReplyStream:
         body = self._full(body_of(self.model, ask, self._capabilities))
+        keep = None
+        if self._cache is not None:
+            endpoint = self.transport.configuration.base_url
+            key = self._cache.key(endpoint, f"{self.path}#stream", body, ask.sample_index)
+            known = None if key is None else self._cache.get(key)
+            if known is not None:
+                free = self.cost(replace(known, is_cached=True, spent=Spent()), 0, 0)
+                return KeptReplyStream(known.choices, self.reader(ask), free)
+            keep = None if key is None else partial(_keep, self._cache, key)
         if self._capabilities.usage_in_streams:
             body["stream_options"] = {"include_usage": True}
         stream = self.transport.stream(self.path, body, continuation=self._continuation(ask))
-        return HttpReplyStream(stream, self.reader(ask), prompt_length(ask.prompt), self.prices)
+        return HttpReplyStream(stream, self.reader(ask), prompt_length(ask.prompt), self.prices, keep)
 
     # -- for scores and probes ---------------------------------------------------------------------
 
@@ -140,50 +154,5 @@ class HttpAsker:
         return ChatContinuation(ChatStyle(self._capabilities.continuation_style))
 
 
-class HttpReplyStream:
-    """See `endpoint_api.ReplyStream`."""
-
-    def __init__(
-        self, stream: CompletionStream, reader: ReplyReader, prompt_tokens: int, prices: Prices | None
-    ) -> None:
-        self._stream = stream
-        self._reader = reader
-        self._prompt_tokens = prompt_tokens
-        self._prices = prices
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._stream.aclose()
-
-    def __aiter__(self) -> AsyncIterator[Reply]:
-        return self
-
-    async def __anext__(self) -> Reply:
-        chunk = await anext(self._stream)
-        choice = chunk.choice
-        if chunk.text != _said(choice):
-            # Part of it was given out before a cut: what it shows of its tokens no longer fits.
-            choice = {name: choice.get(name) for name in ("finish_reason", "stop_reason")}
-        return self._reader.read(choice, chunk.text)
-
-    @property
-    def cost(self) -> Cost:
-        result = self._stream.result
-        return cost_of(
-            result.usage,
-            self._stream.spent,
-            self._prices,
-            prompt_tokens=self._prompt_tokens,
-            completion_tokens=self._stream.received.tokens,
-            is_estimated=result.is_usage_estimated or result.usage is None,
-        )
-
-
-def _said(choice: Mapping[str, Any]) -> str:
-    """The text of a chunk's choice, as the endpoint sent it."""
-    delta = choice.get("delta")
-    return (delta.get("content") if delta is not None else choice.get("text")) or ""
+def _keep(cache: AnswerCache, key: bytes, pieces: list[dict[str, Any]]) -> None:
+    cache.put(key, Answer(choices=tuple(pieces)))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dcmodel.checks import check_integer, check_number
 from dcmodel.errors import InvalidRequestError
 from dcmodel.types import ModelInfo
+from lmql_backends.openai.answer_files import AnswerFiles
 from lmql_backends.openai.asking import HttpAsker
 from lmql_backends.openai.capabilities import EndpointCapabilities, Topic, in_words
 from lmql_backends.openai.costs import Prices
@@ -18,7 +19,7 @@ from lmql_backends.openai.encoding import Found, find_tokenizer
 from lmql_backends.openai.model import OpenAIDcModel
 from lmql_backends.openai.planner.settings import PlannerSettings
 from lmql_backends.openai.probe import probe
-from lmql_backends.openai.probe_cache import ProbeCache, overridden
+from lmql_backends.openai.probe_cache import ProbeCache, cache_folder, overridden
 from lmql_backends.openai.prompts import CHAT_TEMPLATE
 from lmql_backends.openai.transport.cache import AnswerCache
 from lmql_backends.openai.transport.client import Transport
@@ -75,7 +76,9 @@ async def open_model(
         await client.close()
         raise
     extra = given.get("extra_body")
-    asker = HttpAsker(transport, name, known.able, found.tokenizer, prices=prices, extra_body=extra)
+    asker = HttpAsker(
+        transport, name, known.able, found.tokenizer, prices=prices, extra_body=extra, cache=answers
+    )
     discovery = None
     if known.able.unasked:
         discovery = Discovery(
@@ -185,11 +188,13 @@ def _for_probes(settings: TransportSettings) -> TransportSettings:
 
 
 def _answers(cache: Any) -> AnswerCache | None:
-    """`cache`: true, or how many answers are kept."""
+    """`cache`: true, how many answers are kept, or ``disk``."""
     if cache is None or cache is False:
         return None
     if cache is True:
         return AnswerCache()
+    if cache == "disk":
+        return AnswerFiles(cache_folder() / "answers")
     check_integer("cache", cache, low=1)
     return AnswerCache(cache)
 
