@@ -21,7 +21,7 @@ from vllm.v1.executor import Executor
 
 from dcmodel.errors import ModelLoadError
 from lmql_backends.vllm.hooks import StepHooks
-from lmql_backends.vllm.processor import StepProcessor
+from lmql_backends.vllm.insides import Insides, insides_of
 from lmql_backends.vllm.scheduler import StepScheduler
 
 ENDLESS = 1 << 30
@@ -41,23 +41,22 @@ class Core:
             self._core = core
             self._scheduler: Any = core.scheduler
             self._runner = core.model_executor.driver_worker.worker.model_runner
-            found = [
-                item for item in self._runner.input_batch.logitsprocs.all if isinstance(item, StepProcessor)
-            ]
-            self.has_hidden_states = hasattr(self._runner, "_model_forward")
+            self._insides: Insides | None = insides_of(
+                config, self._runner, lambda: self._scheduler.scheduled
+            )
         except AttributeError as error:
             self._client.shutdown()
             raise ModelLoadError(
                 f"this version of vLLM is built otherwise: {error}.", remedy=REMEDY
             ) from error
-        if len(found) != 1 or not isinstance(self._scheduler, StepScheduler):
+        if self._insides is None or not isinstance(self._scheduler, StepScheduler):
             self._client.shutdown()
             raise ModelLoadError("vLLM did not take our scheduler and processor.", remedy=REMEDY)
-        self._processor = found[0]
+        self._order = self._insides.order
+        self._processor = self._insides.processor
         self.hidden: Tensor | None = None
         """The hidden states of the present step: a row for each scheduled token, request by request."""
-        if self.has_hidden_states:
-            self._keep_hidden_states()
+        self.has_hidden_states = self._insides.keep_hidden_states(self._keep)
         self._leave_heads_alone()
         self._numbers = 0
         self._loras: dict[int, LoRARequest] = {}
@@ -114,7 +113,7 @@ class Core:
         """Of each row of the logits: the request, how many tokens were computed before, how many are now."""
         requests, scheduled = self._scheduler.requests, self._scheduler.scheduled
         found: list[tuple[str, int, int]] = []
-        for request_id in self._runner.input_batch.req_ids:
+        for request_id in self._order():
             count = scheduled[request_id]
             # The scheduler counts what it has scheduled as computed.
             found.append((request_id, requests[request_id].num_computed_tokens - count, count))
@@ -125,16 +124,8 @@ class Core:
         logits: Tensor = self._runner.model.compute_logits(hidden)
         return logits
 
-    def _keep_hidden_states(self) -> None:
-        """`_model_forward` is vLLM's place for overriding the forward."""
-        forward = self._runner._model_forward
-
-        def keep(*args: object, **options: object) -> Any:
-            output = forward(*args, **options)
-            self.hidden = output[0] if isinstance(output, tuple) else output
-            return output
-
-        self._runner._model_forward = keep
+    def _keep(self, hidden: Tensor) -> None:
+        self.hidden = hidden
 
     def _leave_heads_alone(self) -> None:
         """Logits without an adapter of the head's own: vLLM adds it row by row of the sampled ones, and there

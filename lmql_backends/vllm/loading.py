@@ -21,18 +21,18 @@ from lmql_backends.vllm.adapters import AdapterReader
 from lmql_backends.vllm.chat_template import chat_template
 from lmql_backends.vllm.core import Core
 from lmql_backends.vllm.engine import StepEngine
+from lmql_backends.vllm.insides import processor_class
 from lmql_backends.vllm.model import VLLMDcModel
-from lmql_backends.vllm.processor import StepProcessor
 from lmql_backends.vllm.runner import VLLMRunner
 from lmql_backends.vllm.scheduler import StepScheduler
 
 ENVIRONMENT = {
     # The engine in this process: masks, matchers and draws share its memory.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    # The runner whose logits processors may be a user's.
-    "VLLM_USE_V2_MODEL_RUNNER": "0",
     "VLLM_NO_USAGE_STATS": "1",
 }
+# The runner on which our draws were run; a user may ask for the other one.
+RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "0"}
 CPU_KV_BYTES = 1 << 30
 # The smallest that vLLM's kernels for CPUs are made for: a session's step computes up to a block again.
 CPU_BLOCK = 32
@@ -56,6 +56,7 @@ def load(name: str, options: LoadOptions) -> VLLMDcModel:
     def make() -> StepEngine:
         with _environment():
             config = EngineArgs(**arguments).create_engine_config()
+            config.model_config.logits_processors = [processor_class(config)]
             configs.append(config)
             core = Core(config)
         lora = config.lora_config
@@ -87,7 +88,6 @@ def engine_arguments(name: str, options: LoadOptions) -> dict[str, Any]:
         "enable_prefix_caching": True,
         "async_scheduling": False,
         "scheduler_cls": StepScheduler,
-        "logits_processors": [StepProcessor],
         "dtype": options.dtype or ("float32" if current_platform.is_cpu() else "auto"),
     }
     if current_platform.is_cpu():
@@ -193,8 +193,9 @@ def _with_ends(tokenizer: Tokenizer, config: Any) -> Tokenizer:
 @contextmanager
 def _environment() -> Iterator[None]:
     """vLLM is told by variables how to run."""
-    before = {key: os.environ.get(key) for key in ENVIRONMENT}
-    os.environ.update(ENVIRONMENT)
+    wanted = {**RUNNER, **{key: os.environ[key] for key in RUNNER if key in os.environ}, **ENVIRONMENT}
+    before = {key: os.environ.get(key) for key in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:
