@@ -25,7 +25,9 @@ class Place:
     refused: list[TopLogprob] = field(default_factory=list)
     """Drawn, and not allowed."""
     also_refused: set[int] = field(default_factory=set)
-    """Seen among the likeliest of a biased answer, and not allowed."""
+    """Drawn in a biased answer, and not allowed."""
+    also_seen: set[int] = field(default_factory=set)
+    """Among the likeliest of a biased answer, allowed or not."""
     was_banned: bool = False
     """An answer was asked for without the tokens that were refused."""
 
@@ -38,17 +40,17 @@ class Place:
         else:
             self.also_refused |= {item.token_id for item in rejection.drawn}
             if self.tops is None:
-                self.also_refused |= {item.token_id for item in rejection.tops}
+                self.also_seen |= {item.token_id for item in rejection.tops}
 
     @property
     def drawn_ids(self) -> set[int]:
-        """Tokens that were drawn and refused; perhaps others that would be."""
+        """Tokens that were drawn and refused."""
         return {item.token_id for item in self.refused} | self.also_refused
 
     def forbidden(self, row: MaskRow, vocab_size: int) -> list[int]:
-        """Tokens that were seen here, and that `row` does not allow: the likeliest first."""
-        seen = [item.token_id for item in (*self.refused, *(self.tops or ()))]
-        known = dict.fromkeys((*seen, *self.also_refused))
+        """Tokens that were seen here, and that `row` does not allow: those that were drawn first."""
+        drawn = (*(item.token_id for item in self.refused), *self.also_refused)
+        known = dict.fromkeys((*drawn, *(item.token_id for item in self.tops or ()), *self.also_seen))
         return [item for item in known if not allows(row, item, vocab_size)]
 
 

@@ -70,13 +70,13 @@ class Reading:
         if place < len(draft.token_ids):
             self.is_over = draft.token_ids[place] != token_id
             if not self.is_over:
-                draft.know(place, self._record(logprob, tops))
+                draft.know(place, self._record(logprob, tops, piece))
                 self.taken += 1
                 self._stop_at_end()
             return
         if self._is_blocked():
             return
-        if draft.offer(token_id, self._record(logprob, tops)):
+        if draft.offer(token_id, self._record(logprob, tops, piece)):
             self.taken += 1
             self._stop_at_end()
         else:
@@ -92,7 +92,7 @@ class Reading:
         logprob = UNKNOWN_LOGPROB if piece.end_logprob is None else piece.end_logprob
         if not ends and draft.matcher is not None and draft.matcher.is_accepting:
             draft.ending = (FinishReason.STOP, "eos")
-        elif not ends or not draft.offer(ends[0], self._record(logprob, piece.end_tops)):
+        elif not ends or not draft.offer(ends[0], self._record(logprob, piece.end_tops, piece)):
             ends = ends if piece.end_id is not None else tuple(draft.eos_token_ids)
             # One of them was drawn, it is not known which: the probability is counted once.
             values = (logprob, *([UNKNOWN_LOGPROB] * (len(ends) - 1)))
@@ -119,7 +119,9 @@ class Reading:
         self.rejection = Rejection(drawn, tops, piece.are_logprobs_raw)
         self.is_over = True
 
-    def _record(self, logprob: float, tops: tuple[TopLogprob, ...]) -> LogprobRecord:
+    def _record(self, logprob: float, tops: tuple[TopLogprob, ...], piece: Reply) -> LogprobRecord:
+        if piece.are_logprobs_raw is False:
+            return record_of(self._draft, math.nan, ())  # what is shown is not the model's own
         return record_of(self._draft, logprob, tops)
 
 

@@ -269,7 +269,8 @@ class TextRun:
         means, added, size = self._questions.means, self._questions.added, self._draft.vocab_size
         room = means.most_bans - len(added)
         refused = self._place.forbidden(row, size) if room > 0 else []
-        if not refused or (len(refused) > room and not self._draft.sampling_now.temperature):
+        is_stuck = len(self._place.drawn_ids) > room and not self._draft.sampling_now.temperature
+        if not refused or is_stuck:
             return None
         others: list[int] = []
         if len(refused) < room:
