@@ -39,6 +39,8 @@ class GrammarSupport:
     support: Support
     field: str = ""
     """In which field of the body it is sent: ``structured_outputs.regex``, ``response_format`` …"""
+    raw_logprobs: bool | None = None
+    """Whether log-probabilities of its answers are those before its mask; None: as under a bias."""
 
 
 class SamplingField(StrEnum):

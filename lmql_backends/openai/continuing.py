@@ -37,7 +37,7 @@ class ContinuedSequence(SessionSequence):
 
     def put(self, reply: Reply, ask: Ask) -> None:
         """Append what a reply brings, up to the end of the text. Raises what the sequence raises."""
-        values, rows = raw_logprobs(reply, ask), raw_tops(reply, ask)
+        values, rows = raw_logprobs(reply), raw_tops(reply)
         for token_id, logprob, tops in zip(reply.token_ids, values, rows, strict=True):
             if self.ending is not None:
                 return

@@ -42,7 +42,7 @@ async def shown_tops(
     count = most if count is None else min(count, most)
     ask = Ask(prompt=sent.prompt, max_tokens=1, temperature=1.0, top_logprobs=count)
     reply = await asker.ask(ask)
-    rows = raw_tops(reply, ask)
+    rows = raw_tops(reply)
     return (rows[0] if rows else reply.end_tops), reply.cost
 
 

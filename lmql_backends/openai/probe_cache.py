@@ -22,7 +22,7 @@ from lmql_backends.openai.capabilities import FIELD_TOPICS, GRAMMAR_TOPICS, Endp
 
 logger = logging.getLogger(__name__)
 
-FORM = 3
+FORM = 4
 """Changes when what is written, or how it is found out, changes."""
 DAY = 86_400.0
 SETTLES: Mapping[str, Collection[Topic]] = MappingProxyType(
@@ -103,7 +103,7 @@ def to_plain(capabilities: EndpointCapabilities) -> dict[str, Any]:
     plain["unasked"] = sorted(map(str, capabilities.unasked))
     plain["sampling_fields"] = sorted(map(str, capabilities.sampling_fields))
     plain["grammars"] = {
-        str(kind): {"support": str(known.support), "field": known.field}
+        str(kind): {"support": str(known.support), "field": known.field, "raw_logprobs": known.raw_logprobs}
         for kind, known in capabilities.grammars.items()
     }
     return plain

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from dcmodel.scheduling.sequence import LogprobRecord, TopRow
 from dcmodel.types import TopLogprob
-from lmql_backends.openai.endpoint_api import Ask, Reply
+from lmql_backends.openai.endpoint_api import Reply
 
 
 def free_record(logprob: float, tops: Sequence[TopLogprob] | None) -> LogprobRecord:
@@ -32,23 +32,15 @@ def top_row(tops: Sequence[TopLogprob] | None) -> TopRow | None:
     return [item.token_id for item in tops], [item.logprob for item in tops]
 
 
-def are_raw(reply: Reply, ask: Ask) -> bool:
-    """Whether its log-probabilities are the model's own: processed ones are, too, where nothing was done."""
-    if reply.are_logprobs_raw is not False:
-        return True
-    is_plain = not ask.bias and ask.allowed is None and ask.grammar is None
-    return is_plain and ask.temperature == 1.0 and ask.top_p == 1.0
-
-
-def raw_logprobs(reply: Reply, ask: Ask) -> tuple[float, ...]:
+def raw_logprobs(reply: Reply) -> tuple[float, ...]:
     """One for each token; NaN where they are not known."""
-    if reply.logprobs is None or not are_raw(reply, ask):
+    if reply.logprobs is None or reply.are_logprobs_raw is False:
         return (math.nan,) * len(reply.token_ids)
     return reply.logprobs
 
 
-def raw_tops(reply: Reply, ask: Ask) -> tuple[tuple[TopLogprob, ...], ...]:
+def raw_tops(reply: Reply) -> tuple[tuple[TopLogprob, ...], ...]:
     """One row for each token; empty where they are not known."""
-    if reply.tops is None or not are_raw(reply, ask):
+    if reply.tops is None or reply.are_logprobs_raw is False:
         return ((),) * len(reply.token_ids)
     return reply.tops

@@ -60,7 +60,7 @@ class ReplyReader:
             text=text,
             logprobs=tuple(item.logprob for item in entries) if has_entries else None,
             tops=tuple(item.tops for item in entries) if has_entries and self._ask.top_logprobs else None,
-            are_logprobs_raw=self._able.raw_logprobs,
+            are_logprobs_raw=self._are_raw(),
             finish_reason=finish,
             stop_reason=stop if isinstance(stop, str) else "",
             is_ended=finish is not None and self._is_ended(finish, stop),
@@ -99,6 +99,17 @@ class ReplyReader:
             return [item for item in named if item is not None], True
         ids = list(self._index.encoded(text)) if text else []
         return ids, not ids
+
+    def _are_raw(self) -> bool | None:
+        """Whether what is shown is the model's own: processed values are, too, where nothing was done."""
+        ask, able = self._ask, self._able
+        if ask.grammar is not None:
+            known = able.grammars.get(ask.grammar.kind)
+            if known is not None and known.raw_logprobs is not None:
+                return known.raw_logprobs
+            return able.raw_logprobs
+        is_plain = not ask.bias and ask.allowed is None and ask.temperature == 1.0 and ask.top_p == 1.0
+        return True if is_plain else able.raw_logprobs
 
     def _is_ended(self, finish: str, stop: Any) -> bool:
         if self._end is not None:

@@ -136,7 +136,7 @@ def _drawn(reply: Reply, ask: Ask, mask: TokenMask | None, asker: HttpAsker) -> 
     record_of = free_record if mask is None else masked_record
     if reply.token_ids and reply.are_ids_exact:
         token_id = reply.token_ids[0]
-        record = record_of(raw_logprobs(reply, ask)[0], raw_tops(reply, ask)[0])
+        record = record_of(raw_logprobs(reply)[0], raw_tops(reply)[0])
     elif reply.is_ended and not reply.token_ids:
         found = reply.end_id if reply.end_id is not None else min(asker.tokenizer.eos_token_ids, default=None)
         if found is None:

@@ -12,8 +12,9 @@ from lmql_backends.openai.bodies import grammar_fields
 from lmql_backends.openai.capabilities import GrammarKind, GrammarSupport, Support
 from lmql_backends.openai.custom_tools import PREFIX
 from lmql_backends.openai.endpoint_api import ServerGrammar
-from lmql_backends.openai.probing.questions import Questions
+from lmql_backends.openai.probing.questions import CLOSE, Questions
 from lmql_backends.openai.replies import text_of_choice
+from lmql_backends.openai.transport.answers import Answer
 
 TOKENS = 4
 FIELD_OF_LLAMACPP = "grammar"
@@ -84,9 +85,21 @@ async def _probe(ask: Questions, trial: Trial) -> GrammarSupport:
         if answer is None:
             continue
         if obeys(text_of_choice(answer.choices[0]), trial.answer):
-            return GrammarSupport(Support.HONOURED, field)
+            return GrammarSupport(Support.HONOURED, field, await _shows_raw(ask, answer))
         worst = GrammarSupport(Support.IGNORED, field)
     return worst
+
+
+async def _shows_raw(ask: Questions, answer: Answer) -> bool | None:
+    """Whether a token is shown with the log-probability that it has without the grammar."""
+    reply = ask.read(answer)
+    if not ask.able.raw_logprobs or not reply.logprobs or not reply.are_ids_exact:
+        return None
+    drawn = await ask.ask(ask.body({"logit_bias": {str(reply.token_ids[0]): 100}}))
+    alone = ask.read(drawn) if drawn is not None else None
+    if alone is None or alone.token_ids[:1] != reply.token_ids[:1] or not alone.logprobs:
+        return None
+    return abs(alone.logprobs[0] - reply.logprobs[0]) < CLOSE
 
 
 def obeys(text: str, answer: str) -> bool:

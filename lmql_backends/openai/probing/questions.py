@@ -21,6 +21,8 @@ from lmql_backends.openai.transport.failures import AttemptFailed
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 TEXT = "1 2 3 4 5 6"
 """What is continued. Nothing that is asked for below follows it by itself."""
+CLOSE = 0.05
+"""Nats by which the same log-probability may differ between two requests."""
 REFUSALS = (InvalidRequestError, CapabilityError)
 _NUMBER = re.compile(r"\b\d{1,6}\b")
 _ANSWERED = re.compile(r"^.* answered \d+: ")

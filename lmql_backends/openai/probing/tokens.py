@@ -10,6 +10,7 @@ from dcmodel.types import TopLogprob
 from lmql_backends.openai.capabilities import UNLIMITED
 from lmql_backends.openai.endpoint_api import Reply
 from lmql_backends.openai.probing.questions import (
+    CLOSE,
     REFUSALS,
     TEXT,
     Questions,
@@ -26,8 +27,6 @@ TOPS = (1000, 100, 20, 5, 1)
 BIASES = (4096, 1024, 300, 100, 10, 1)
 HIDDEN = 2
 """So many of the likeliest may be missing in an answer: tokens of equal bytes hide each other."""
-CLOSE = 0.05
-"""Nats by which the same log-probability may differ between two requests."""
 
 
 async def probe_shown(ask: Questions) -> tuple[tuple[TopLogprob, ...], int | None]:
