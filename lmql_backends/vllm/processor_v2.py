@@ -11,6 +11,9 @@ What our draws need is there, with three conditions:
 - One row of logits for each request: speculative decoding is off.
 
 The processor gets a copy of all logits in float32, once for each step, since the runner makes one.
+
+It was run on a CPU, in Triton's interpreter (tests/lmql_backends/vllm/test_v2_runner.py); never on a GPU, and
+never with CUDA graphs. So V1 is chosen unless VLLM_USE_V2_MODEL_RUNNER=1 asks for this one.
 """
 
 from __future__ import annotations
