@@ -268,7 +268,7 @@ def main() -> None:
 def compare(left: Side, right: Side) -> None:
     sys.stdout.write("tokens (candidates) per second and, of all processes, CPU milliseconds for each\n")
     for kind, count in RUNS:
-        rounds = 2 if kind == "scores" else ROUNDS
+        rounds = 1 if kind == "scores" else ROUNDS
         # The first one warms up.
         pairs = [(left.ask(kind, count, salt), right.ask(kind, count, salt)) for salt in range(rounds + 1)][
             1:
