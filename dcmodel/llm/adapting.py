@@ -1,18 +1,13 @@
-"""The part of `LLM` for adapters (LoRA): mounting and unmounting them, and asking a model through one."""
+"""The part of `LLM` for adapters (LoRA): mounting and unmounting them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 
-from dcmodel.adapters import AdapterInfo, check_adapter
-from dcmodel.constraints.mask_answers import Answer
+from dcmodel.adapters import AdapterInfo
 from dcmodel.llm.loading import ModelHolder
 from dcmodel.loop import run
-from dcmodel.model import DcModel, GenerateStream
-from dcmodel.session import Session
-from dcmodel.types import GenerateRequest, NextTokens, ScoreRequest, ScoreResult
 
 
 class Adapting(ModelHolder):
@@ -46,44 +41,3 @@ class Adapting(ModelHolder):
     async def aunmount(self, name: str) -> None:
         """`unmount`, awaited."""
         await (await self._ready()).unmount_adapter(name)
-
-
-def through_adapter(model: DcModel, adapter: str | None) -> DcModel:
-    """The model as an adapter makes it; itself for None. Raises `AdapterNotFoundError`."""
-    if adapter is None:
-        return model
-    check_adapter(adapter, model.adapters)
-    return _ThroughAdapter(model, adapter)
-
-
-class _ThroughAdapter(DcModel):
-    """Names the adapter in every request."""
-
-    def __init__(self, model: DcModel, adapter: str) -> None:
-        self._model = model
-        self._adapter = adapter
-        self.info = model.info
-        self.tokenizer = model.tokenizer
-        self.can_heal = model.can_heal
-
-    def generate(self, request: GenerateRequest) -> GenerateStream:
-        return self._model.generate(replace(request, adapter=self._adapter))
-
-    async def score(self, request: ScoreRequest) -> ScoreResult:
-        return await self._model.score(replace(request, adapter=self._adapter))
-
-    async def next_tokens(
-        self,
-        prefixes: Sequence[Sequence[int]],
-        masks: Sequence[Answer] | None = None,
-        k: int | None = None,
-        *,
-        adapter: str | None = None,
-    ) -> list[NextTokens]:
-        return await self._model.next_tokens(prefixes, masks, k, adapter=adapter or self._adapter)
-
-    async def session(self, request: GenerateRequest) -> Session:
-        return await self._model.session(replace(request, adapter=self._adapter))
-
-    async def aclose(self) -> None:
-        """The model's owner closes it."""

@@ -7,9 +7,9 @@ from functools import partial
 from math import fsum
 from typing import overload
 
+from dcmodel.adapted import through_adapter
 from dcmodel.checks import check_integer
 from dcmodel.errors import CapabilityError, ContextLengthError, InvalidRequestError
-from dcmodel.llm.adapting import through_adapter
 from dcmodel.llm.batches import raise_first, run_batch
 from dcmodel.llm.loading import ModelHolder
 from dcmodel.llm.prompts import Prompt, Prompts, prompt_ids, split_prompts, text_ids

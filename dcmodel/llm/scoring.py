@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import overload
 
-from dcmodel.llm.adapting import through_adapter
+from dcmodel.adapted import through_adapter
 from dcmodel.llm.loading import ModelHolder
 from dcmodel.llm.prompts import Continuation, Continuations, Prompt, Prompts
 from dcmodel.llm.results import Scored, ScoredToken

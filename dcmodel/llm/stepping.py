@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack, cast, overload
 
+from dcmodel.adapted import through_adapter
 from dcmodel.constraints.mask_answers import Answer
 from dcmodel.errors import InvalidRequestError
-from dcmodel.llm.adapting import through_adapter
 from dcmodel.llm.loading import ModelHolder
 from dcmodel.llm.options import (
     GenerateOptions,

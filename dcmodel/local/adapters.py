@@ -14,15 +14,15 @@ from dcmodel.adapters import AdapterInfo, LoadedAdapter, check_adapter, check_ad
 from dcmodel.engine import Engine
 from dcmodel.errors import AdapterLoadError, DcModelError, InvalidRequestError
 from dcmodel.scheduling.mounted import MountedAdapter
-from dcmodel.scheduling.runner import AdapterRunner
+from dcmodel.scheduling.threaded import ThreadRunner
 
 
 class AdapterTable:
     """Mounts and unmounts while the scheduler runs. Used from any thread."""
 
-    def __init__(self, engine: Engine, scheduler: AdapterRunner) -> None:
+    def __init__(self, engine: Engine, runner: ThreadRunner) -> None:
         self._engine = engine
-        self._scheduler = scheduler
+        self._runner = runner
         self._lock = threading.Lock()
         self._mounted: dict[str, tuple[AdapterInfo, MountedAdapter]] = {}
         self._being_mounted: set[str] = set()
@@ -47,7 +47,7 @@ class AdapterTable:
                 loaded = await asyncio.to_thread(self._engine.read_adapter, source)
                 # Cancelled here, it is forgotten like one that nobody uses: nobody holds the result.
                 mounted = await asyncio.wrap_future(
-                    self._scheduler.between_steps(partial(self._mount, name, loaded))
+                    self._runner.between_steps(partial(self._mount, name, loaded))
                 )
             except DcModelError:
                 raise
@@ -63,14 +63,14 @@ class AdapterTable:
         with self._lock:
             check_adapter(name, [info for info, _ in self._mounted.values()])
             del self._mounted[name]
-        await asyncio.wrap_future(self._scheduler.between_steps(_nothing))
+        await asyncio.wrap_future(self._runner.between_steps(_nothing))
 
     def _mount(self, name: str, loaded: LoadedAdapter) -> MountedAdapter:
         """On the scheduler's thread."""
         handle = next(self._handles)
         self._engine.mount_adapter(handle, loaded)
         mounted = MountedAdapter(name, handle)
-        weakref.finalize(mounted, self._scheduler.forget_adapter, handle).atexit = False
+        weakref.finalize(mounted, self._runner.forget_adapter, handle).atexit = False
         return mounted
 
     @contextmanager

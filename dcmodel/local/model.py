@@ -1,4 +1,4 @@
-"""`LocalDcModel`: an engine under a scheduler, as a `DcModel`."""
+"""`EngineModel`: an engine and what runs its sequences; `LocalDcModel`: an engine under our scheduler."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dcmodel.adapters import AdapterInfo
 from dcmodel.backend import LoadedEngine
 from dcmodel.constraints import ConstraintCache
 from dcmodel.constraints.mask_answers import Answer
+from dcmodel.engine import Engine
 from dcmodel.local.adapters import AdapterTable
 from dcmodel.local.base import SequenceModel
 from dcmodel.local.scores import ScoreJob
@@ -15,20 +16,30 @@ from dcmodel.local.session import checked_look
 from dcmodel.scheduling.mounted import MountedAdapter
 from dcmodel.scheduling.scheduler import Scheduler
 from dcmodel.scheduling.session_sequence import SessionSequence
-from dcmodel.types import NextTokens, ScoreRequest, ScoreResult
+from dcmodel.scheduling.threaded import ThreadRunner
+from dcmodel.types import ModelInfo, NextTokens, ScoreRequest, ScoreResult
+from dctokenizers import Tokenizer
 
 
-class LocalDcModel(SequenceModel):
-    """Generates and scores on one engine."""
+class EngineModel(SequenceModel):
+    """Generates and scores on one engine, in this process."""
 
-    def __init__(self, loaded: LoadedEngine, *, constraints: ConstraintCache | None = None) -> None:
-        self._limits = limits = loaded.engine.capabilities
-        scheduler = Scheduler(loaded.engine, loaded.tokenizer.vocab_size)
-        self._adapters = AdapterTable(loaded.engine, scheduler)
+    def __init__(
+        self,
+        info: ModelInfo,
+        tokenizer: Tokenizer,
+        engine: Engine,
+        runner: ThreadRunner,
+        *,
+        constraints: ConstraintCache | None = None,
+    ) -> None:
+        """`runner`: runs sequences on `engine`."""
+        self._limits = limits = engine.capabilities
+        self._adapters = AdapterTable(engine, runner)
         super().__init__(
-            loaded.info,
-            loaded.tokenizer,
-            scheduler,
+            info,
+            tokenizer,
+            runner,
             vocab_size=limits.vocab_size,
             max_positions=limits.max_positions,
             constraints=constraints,
@@ -76,3 +87,11 @@ class LocalDcModel(SequenceModel):
 
     def _mounted(self, name: str | None) -> MountedAdapter | None:
         return None if name is None else self._adapters.use(name)
+
+
+class LocalDcModel(EngineModel):
+    """An engine under our scheduler."""
+
+    def __init__(self, loaded: LoadedEngine, *, constraints: ConstraintCache | None = None) -> None:
+        scheduler = Scheduler(loaded.engine, loaded.tokenizer.vocab_size)
+        super().__init__(loaded.info, loaded.tokenizer, loaded.engine, scheduler, constraints=constraints)

@@ -7,92 +7,36 @@ commit, notify. There is no timer: a lone request starts at once, an idle schedu
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
-from functools import partial
-from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
 
 from dcmodel.engine import Capabilities, Engine, GenerateBatch
-from dcmodel.errors import DcModelError, EngineError, ModelClosedError, OverloadedError
+from dcmodel.errors import DcModelError, EngineError, ModelClosedError
 from dcmodel.scheduling.jobs import Job
 from dcmodel.scheduling.kv import KVManager
 from dcmodel.scheduling.notify import notify_loops
-from dcmodel.scheduling.runner import SequenceRunner
 from dcmodel.scheduling.sequence import Sequence, Status
 from dcmodel.scheduling.step import Step
+from dcmodel.scheduling.threaded import MAX_WAITING, Item, ThreadRunner
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
-
-MAX_WAITING = 100_000
 # How many waiting sequences are considered for admission in one step.
 ADMISSION_WINDOW = 128
 
 
-class Scheduler(SequenceRunner):
+class Scheduler(ThreadRunner):
     """Runs sequences to their end. `submit` and `cancel` may be called from any thread."""
 
     def __init__(self, engine: Engine, vocab_size: int, *, max_waiting: int = MAX_WAITING) -> None:
         """`vocab_size`: the tokenizer's, which may differ from the engine's."""
+        super().__init__(max_waiting=max_waiting, name="dcmodel-scheduler")
         self._engine = engine
         self._kv = KVManager(engine)
         self._step = Step(engine, max(vocab_size, engine.capabilities.vocab_size))
-        # What was submitted together arrives together; None: something was cancelled.
-        self._inbox: SimpleQueue[list[Sequence] | Job[Any] | None] = SimpleQueue()
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         # Thousands may wait: the line is searched only when somebody in it may have to go.
         self._must_search_waiting = False
-        self._max_waiting = max_waiting
-        self._lock = threading.Lock()
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="dcmodel-scheduler", daemon=True)
         self._thread.start()
-
-    def submit(self, sequences: Iterable[Sequence]) -> None:
-        """Queue sequences. Raises `ModelClosedError` or `OverloadedError`."""
-        batch = list(sequences)
-        with self._lock:
-            self._check_open()
-            if len(self._waiting) + len(batch) > self._max_waiting:
-                raise OverloadedError(
-                    f"{len(self._waiting)} requests are waiting, the limit is {self._max_waiting}.",
-                    remedy="Try again later.",
-                )
-            self._inbox.put(batch)
-
-    def cancel(self, sequence: Sequence) -> None:
-        """End a sequence within one step; nothing happens to one that has ended."""
-        sequence.cancelled = True
-        self._inbox.put(None)
-
-    def between_steps(self, function: Callable[[], T]) -> Future[T]:
-        """Have a function called on the scheduler's thread. Raises `ModelClosedError`, as the future may."""
-        job = Job(function)
-        with self._lock:
-            self._check_open()
-            self._inbox.put(job)
-        return job.future
-
-    def forget_adapter(self, adapter: int) -> None:
-        """The last sequence with this adapter is gone. A finalizer may call it anywhere: it takes no lock."""
-        self._inbox.put(Job(partial(self._forget_adapter, adapter)))
-
-    def close(self) -> None:
-        """Fail whatever is unfinished with `ModelClosedError` and release the engine. Waits for the step."""
-        with self._lock:
-            if not self._closing:
-                self._closing = True
-                self._inbox.put(None)
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-
-    def _check_open(self) -> None:
-        if self._closing:
-            raise ModelClosedError("the model is closed.", remedy="Make a new one.")
 
     # -- the scheduler's thread --------------------------------------------------------------------
 
@@ -108,7 +52,8 @@ class Scheduler(SequenceRunner):
             error = EngineError(f"the scheduler failed: {failure!r}.", remedy="Please report this.")
         with self._lock:
             self._closing = True
-        self._drain_inbox()
+        for item in self._arrived():
+            self._accept(item)
         unfinished = [*self._running, *self._waiting]
         for sequence in unfinished:
             sequence.error = error
@@ -123,16 +68,13 @@ class Scheduler(SequenceRunner):
         """Move arrivals to the waiting line; sleep only if there is nothing else to do."""
         if not self._running and not self._waiting:
             self._accept(self._inbox.get())
-        self._drain_inbox()
+        for item in self._arrived():
+            self._accept(item)
 
-    def _drain_inbox(self) -> None:
-        while True:
-            try:
-                self._accept(self._inbox.get_nowait())
-            except Empty:
-                return
+    def _count_waiting(self) -> int:
+        return len(self._waiting)
 
-    def _accept(self, arrivals: list[Sequence] | Job[Any] | None) -> None:
+    def _accept(self, arrivals: Item) -> None:
         if isinstance(arrivals, Job):
             if self._closing:
                 arrivals.fail(ModelClosedError("the model was closed."))

@@ -7,106 +7,57 @@ each sequence of the step. There is no timer: an idle runner sleeps on its inbox
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from functools import partial
-from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
 
 from torch import Tensor
 
-from dcmodel.errors import DcModelError, EngineError, ModelClosedError, OverloadedError
+from dcmodel.errors import DcModelError, EngineError, ModelClosedError
 from dcmodel.scheduling.jobs import Job as Errand
 from dcmodel.scheduling.notify import notify_loops
-from dcmodel.scheduling.runner import SequenceRunner
 from dcmodel.scheduling.sequence import Sequence, Status
+from dcmodel.scheduling.threaded import MAX_WAITING, Item, ThreadRunner
 from lmql_backends.vllm.drawing import Drawing
 from lmql_backends.vllm.engine import Job, Part, StepEngine
 
 logger = logging.getLogger(__name__)
 
-MAX_WAITING = 100_000
 # Given tokens are followed one per step up to this many; more are worth a new request, whose beginning the
 # prefix cache has but for a part of a block.
 FOLLOWED = 4
 
-T = TypeVar("T")
-Item = list[Sequence] | Errand[Any] | None
 
-
-class VLLMRunner(SequenceRunner):
+class VLLMRunner(ThreadRunner):
     """Its thread makes the engine, steps it and closes it."""
 
     def __init__(
         self, make_engine: Callable[[], StepEngine], *, tokens: int, max_waiting: int = MAX_WAITING
     ) -> None:
         """Blocks until the engine is there; raises what making it raises. `tokens`: of the tokenizer."""
-        # None: something was cancelled.
-        self._inbox: SimpleQueue[Item] = SimpleQueue()
+        super().__init__(max_waiting=max_waiting, name="dcmodel-vllm")
         self._held: deque[Sequence] = deque()
         self._jobs: dict[str, Job] = {}
         self._must_search = False
-        self._max_waiting = max_waiting
         self._tokens = tokens
-        self._lock = threading.Lock()
-        self._closing = False
-        made: Future[StepEngine] = Future()
-        self._thread = threading.Thread(
-            target=self._run, args=(make_engine, made), name="dcmodel-vllm", daemon=True
-        )
+        self._make_engine = make_engine
+        self._made: Future[StepEngine] = Future()
         self._thread.start()
-        self.engine = made.result()
-
-    def submit(self, sequences: Iterable[Sequence]) -> None:
-        batch = list(sequences)
-        with self._lock:
-            self._check_open()
-            if len(self._jobs) + len(self._held) + len(batch) > self._max_waiting:
-                raise OverloadedError(
-                    f"{len(self._jobs)} requests are running or waiting, the limit is {self._max_waiting}.",
-                    remedy="Try again later.",
-                )
-            self._inbox.put(batch)
-
-    def cancel(self, sequence: Sequence) -> None:
-        sequence.cancelled = True
-        self._inbox.put(None)
-
-    def between_steps(self, function: Callable[[], T]) -> Future[T]:
-        """Have a function called on the runner's thread. Raises `ModelClosedError`, as the future may."""
-        errand = Errand(function)
-        with self._lock:
-            self._check_open()
-            self._inbox.put(errand)
-        return errand.future
-
-    def forget_adapter(self, adapter: int) -> None:
-        """The last sequence with this adapter is gone. A finalizer may call it anywhere: it takes no lock."""
-        self._inbox.put(Errand(partial(self._forget_adapter, adapter)))
-
-    def close(self) -> None:
-        with self._lock:
-            if not self._closing:
-                self._closing = True
-                self._inbox.put(None)
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        self.engine = self._made.result()
 
     # -- the thread -----------------------------------------------------------------------------------
 
-    def _run(self, make_engine: Callable[[], StepEngine], made: Future[StepEngine]) -> None:
+    def _run(self) -> None:
         try:
-            engine = make_engine()
+            engine = self._make_engine()
             self._core = engine.core
             vocab_size = max(engine.capabilities.vocab_size, self._tokens)
             self._drawing = Drawing(engine, vocab_size)
             self._core.attach(self)
         except BaseException as failure:
-            made.set_exception(failure)
+            self._made.set_exception(failure)
             return
-        made.set_result(engine)
+        self._made.set_result(engine)
         error: DcModelError = ModelClosedError("the model was closed.")
         try:
             while not self._closing:
@@ -122,7 +73,7 @@ class VLLMRunner(SequenceRunner):
         with self._lock:
             self._closing = True
         unfinished = [job.sequence for job in self._jobs.values()] + list(self._held)
-        for item in self._waiting_items():
+        for item in self._arrived():
             if isinstance(item, Errand):
                 item.fail(ModelClosedError("the model was closed."))
             else:
@@ -136,17 +87,13 @@ class VLLMRunner(SequenceRunner):
         self._drawing.close()
         self._core.shutdown()
 
-    def _waiting_items(self) -> Iterator[Item]:
-        while True:
-            try:
-                yield self._inbox.get_nowait()
-            except Empty:
-                return
+    def _count_waiting(self) -> int:
+        return len(self._jobs) + len(self._held)
 
     def _take_in(self) -> None:
         if not self._jobs and not self._held:
             self._accept(self._inbox.get())
-        for item in self._waiting_items():
+        for item in self._arrived():
             self._accept(item)
         if self._must_search:
             self._must_search = False
@@ -225,10 +172,6 @@ class VLLMRunner(SequenceRunner):
             self._core.remove_lora(adapter)
         except Exception as error:  # nobody waits for an answer, and what runs does not need the adapter
             logger.warning("vLLM could not unmount an adapter", exc_info=error)
-
-    def _check_open(self) -> None:
-        if self._closing:
-            raise ModelClosedError("the model is closed.", remedy="Make a new one.")
 
     # -- StepHooks -------------------------------------------------------------------------------------
 

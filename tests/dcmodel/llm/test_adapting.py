@@ -9,8 +9,8 @@ from fakes.fake_engine import FakeModel, loaded_fake
 from fakes.small_tokenizer import small_tokenizer
 
 from dcmodel import LLM
+from dcmodel.adapted import through_adapter
 from dcmodel.errors import AdapterLoadError, AdapterNotFoundError, InvalidRequestError
-from dcmodel.llm.adapting import through_adapter
 from dcmodel.local import LocalDcModel
 
 PROMPT = list(range(3, 30))
