@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -12,7 +13,9 @@ from dcmodel.constraints.mask_answers import Answer
 from dcmodel.errors import CapabilityError
 from dcmodel.session import Session
 from dcmodel.types import (
+    Certificate,
     Completion,
+    Cost,
     GenerateRequest,
     ModelInfo,
     NextTokens,
@@ -58,6 +61,16 @@ class GenerateStream(ABC, AsyncIterator[TokenStep]):
         return False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """A model's own probabilities of given texts, which are not those of their tokens."""
+
+    probabilities: tuple[float, ...]
+    """In the order of the texts; their sum is 1."""
+    certificate: Certificate
+    cost: Cost
+
+
 class DcModel(ABC):
     """A model that generates and scores token by token. Safe to use from several event loops."""
 
@@ -92,6 +105,11 @@ class DcModel(ABC):
         Raises `CapabilityError` where the backend shows no distributions.
         """
         raise CapabilityError(f"{type(self).__name__} shows no distributions of next tokens.")
+
+    async def judge(self, prompt_ids: Sequence[int], options: Sequence[str]) -> Judgement | None:
+        """The model's own probabilities of some texts after a prompt, where it was loaded to give them and
+        they are others than those of the texts' tokens. None: score the texts."""
+        return None
 
     async def session(self, request: GenerateRequest) -> Session:
         """A text that the caller extends step by step, under the request's prompt, constraint, stop strings,

@@ -233,7 +233,8 @@ class Certificate:
     distribution that was drawn from and local masking."""
     semantics: str = "local"
     """``local``: each token from the masked, renormalised distribution. ``global``: drawn from the model's
-    distribution given the constraint; `detail` says how exactly."""
+    distribution given the constraint; `detail` says how exactly. ``judged``: from an endpoint's own
+    probabilities of whole texts."""
     detail: str = ""
 
 

@@ -19,13 +19,14 @@ from dcmodel.llm.prompts import (
     Prompts,
     check_texts,
     continuations_per_prompt,
+    prompt_ids,
     scoring_request,
     split_prompts,
 )
 from dcmodel.llm.results import ChoiceResult, Normalizer, Scored, check_normalizer
 from dcmodel.llm.scores import scored
 from dcmodel.llm.unconditional import UnconditionalScores, unconditional_scores
-from dcmodel.model import DcModel
+from dcmodel.model import DcModel, Judgement
 from dcmodel.types import ScoreRequest
 
 EndOfText = bool | Literal["auto"]
@@ -74,9 +75,30 @@ async def _choose(
 ) -> ChoiceResult:
     texts = _checked_options(options)
     request = scoring_request(model.tokenizer, prompt, texts)
+    if rule.normalizer == "sum" and rule.unconditional is None and rule.end_of_text is not True:
+        judgement = await model.judge(prompt_ids(model.tokenizer, prompt), texts)
+        if judgement is not None:
+            return _judged(request, texts, judgement)
     eos_token_ids = _endings(model, request, rule)
     results = await scored(model, request, texts, baseline, eos_token_ids)
     return _distribution(results, rule.normalizer, is_ended=bool(eos_token_ids))
+
+
+def _judged(request: ScoreRequest, texts: Sequence[str], judgement: Judgement) -> ChoiceResult:
+    """Probabilities that come from no tokens."""
+    results = tuple(
+        Scored(
+            text=text,
+            logprob=math.nan,
+            probability=probability,
+            token_ids=ids,
+            logprobs=(math.nan,) * len(ids),
+            ranks=(),
+            is_greedy=False,
+        )
+        for text, ids, probability in zip(texts, request.continuations, judgement.probabilities, strict=True)
+    )
+    return ChoiceResult(results=results, normalizer="sum", certificate=judgement.certificate)
 
 
 def _checked_options(options: Sequence[Continuation]) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from dcmodel.errors import InvalidRequestError
-from dcmodel.types import TopLogprob
+from dcmodel.types import Certificate, TopLogprob
 
 Normalizer = Literal["sum", "mean", "byte", "pmi"]
 """What `choose` weighs options by.
@@ -82,6 +82,9 @@ class ChoiceResult:
     normalizer: Normalizer
     ended: bool = False
     """Whether the end of the text after each option counts to its weight (`LLM.choose`: `end_of_text`)."""
+    certificate: Certificate | None = None
+    """Where the probabilities are not a softmax over weights but an endpoint's own judgement: what is known
+    of them. Log-probabilities of `results` are NaN then, and there are no ranks."""
 
     @property
     def best(self) -> Scored:

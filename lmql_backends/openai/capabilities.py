@@ -59,6 +59,7 @@ class Topic(StrEnum):
     SEED = "seed"
     ALLOWED = "allowed_token_ids"
     CONTINUATION = "continuation"
+    DECISIONS = "decisions"
     TOP_K = "top_k"
     MIN_P = "min_p"
     REPETITION_PENALTY = "repetition_penalty"
@@ -118,6 +119,8 @@ class EndpointCapabilities:
     """``return_tokens_as_token_ids``: log-probabilities name their tokens by id."""
     limit_field: str = "max_tokens"
     """Of a chat: ``max_tokens``, or ``max_completion_tokens`` (OpenAI's newer models)."""
+    decisions: bool = False
+    """``/decisions`` gives probabilities of options."""
     usage_in_streams: bool = True
     """``stream_options`` are taken."""
     seed: bool = False
@@ -159,6 +162,7 @@ def in_words(able: EndpointCapabilities) -> dict[str, str]:
         "scores by echo": _yes(able.echo_scoring),
         "scores by prompt_logprobs": _yes(able.prompt_logprobs),
         "tells token ids": _yes(able.returns_token_ids or able.tokens_as_ids),
+        "decisions": _yes(able.decisions),
         "seeds": _yes(able.seed),
         "temperatures": _yes(able.temperature),
         "usage in streams": _yes(able.usage_in_streams),

@@ -10,13 +10,14 @@ from dcmodel.constraints.mask_function import caller_loop
 from dcmodel.local.base import SequenceModel
 from dcmodel.local.session import LocalSession, checked_look
 from dcmodel.local.stream import LocalStream
-from dcmodel.model import GenerateStream
+from dcmodel.model import GenerateStream, Judgement
 from dcmodel.scheduling.sequence import Sequence
 from dcmodel.scheduling.session_sequence import SessionSequence
 from dcmodel.types import Cost, GenerateRequest, ModelInfo, NextTokens, ScoreRequest, ScoreResult
 from lmql_backends.openai.asking import HttpAsker
 from lmql_backends.openai.capabilities import EndpointCapabilities, Topic
 from lmql_backends.openai.continuing import ContinuedSequence, check_sampling, continue_freely
+from lmql_backends.openai.decisions import Decisions
 from lmql_backends.openai.discovery import Discovery
 from lmql_backends.openai.endpoint_api import NOTHING
 from lmql_backends.openai.looking import look_at_all
@@ -53,7 +54,15 @@ class OpenAIDcModel(SequenceModel):
         self.cost: Cost = NOTHING
         """Of everything so far."""
         self._asks = AskRunner(self._work)
-        self._planner = Planner(asker, asker.tokenizer, planning, max_positions=info.max_positions)
+        wants_decisions = planning is not None and planning.decisions
+        self._decisions = Decisions(asker, discovery) if wants_decisions else None
+        self._planner = Planner(
+            asker,
+            asker.tokenizer,
+            planning,
+            max_positions=info.max_positions,
+            judge=None if self._decisions is None else self._decisions.judge,
+        )
         super().__init__(
             info,
             asker.tokenizer,
@@ -106,6 +115,12 @@ class OpenAIDcModel(SequenceModel):
         return await look_at_all(
             self.asker, [(request.prompt_ids, mask) for request, mask in checked], look.k
         )
+
+    async def judge(self, prompt_ids: Seq[int], options: Seq[str]) -> Judgement | None:
+        found = None if self._decisions is None else await self._decisions.judge(prompt_ids, options)
+        if found is not None:
+            self.cost += found.cost
+        return found
 
     async def session(self, request: GenerateRequest) -> LocalSession:
         check_sampling(request, self.capabilities)

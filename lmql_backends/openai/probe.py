@@ -18,6 +18,7 @@ from lmql_backends.openai.capabilities import (
     EndpointCapabilities,
     Topic,
 )
+from lmql_backends.openai.probing.decisions import probe_decisions
 from lmql_backends.openai.probing.fields import probe_field
 from lmql_backends.openai.probing.grammars import probe_grammar
 from lmql_backends.openai.probing.questions import REFUSALS, Questions
@@ -93,6 +94,7 @@ _OTHERS = {
     Topic.SEED: probe_seed,
     Topic.ALLOWED: probe_allowed,
     Topic.CONTINUATION: probe_continuation,
+    Topic.DECISIONS: probe_decisions,
 }
 
 

@@ -22,7 +22,7 @@ from lmql_backends.openai.capabilities import FIELD_TOPICS, GRAMMAR_TOPICS, Endp
 
 logger = logging.getLogger(__name__)
 
-FORM = 4
+FORM = 5
 """Changes when what is written, or how it is found out, changes."""
 DAY = 86_400.0
 SETTLES: Mapping[str, Collection[Topic]] = MappingProxyType(
@@ -31,6 +31,7 @@ SETTLES: Mapping[str, Collection[Topic]] = MappingProxyType(
         "allowed_token_ids": {Topic.ALLOWED},
         "continuation": {Topic.CONTINUATION},
         "continuation_style": {Topic.CONTINUATION},
+        "decisions": {Topic.DECISIONS},
         "echo_scoring": {Topic.SCORES},
         "prompt_logprobs": {Topic.SCORES},
         "sampling_fields": FIELD_TOPICS.values(),

@@ -17,6 +17,7 @@ from lmql_backends.openai.planner.choosing import OptionTokens
 from lmql_backends.openai.planner.draft import Draft
 from lmql_backends.openai.planner.experience import Experience
 from lmql_backends.openai.planner.grammars import canonical_text, loosened
+from lmql_backends.openai.planner.judging import Judge, draw_judged
 from lmql_backends.openai.planner.settings import PlannerSettings
 from lmql_backends.openai.planner.shortest import ShortestTokens
 from lmql_backends.openai.planner.text_run import Knowledge, TextRun
@@ -37,13 +38,16 @@ class Planner:
         settings: PlannerSettings | None = None,
         *,
         max_positions: int = 1 << 31,
+        judge: Judge | None = None,
     ) -> None:
+        """`judge`: for choices; None: they are drawn like other texts."""
         self.asker = asker
         self.settings = settings or PlannerSettings()
         self.runner = AskRunner(self.complete)
         """Runs drafts, for whoever has no runner of his own."""
         self._tokenizer = tokenizer
         self._max_positions = max_positions
+        self._judge = judge
         self._options = OptionTokens()
         self._shortest = ShortestTokens(tokenizer)
         self._experience = Experience()
@@ -77,7 +81,10 @@ class Planner:
             questions = Questions(self.asker, sequence, streams=streams)
             experience = self._experience if sequence.sampling.seed is None else Experience()
             knowledge = Knowledge(self._options, self._shortest, experience)
-            await TextRun(questions, self.settings, knowledge).go()
+            if self._judge is not None:
+                await draw_judged(sequence, self._judge)
+            if not sequence.is_complete:
+                await TextRun(questions, self.settings, knowledge).go()
         finally:
             sequence.settle()
 

@@ -36,6 +36,9 @@ class PlannerSettings:
     `token_ids`, and the steps of the stream, are what it wrote."""
     masks_choices: bool = True
     """Whether a choice is drawn under a mask from the first token on, where the endpoint can."""
+    decisions: bool = False
+    """Whether choices are the endpoint's own judgement (``/decisions``), where it has that: one request, and
+    probabilities of whole options that are not those of their tokens. `LLM.choose` then gives them, too."""
     uses_grammars: bool = True
     """Whether the endpoint's own grammars are used. Their answers are verified token by token."""
 

@@ -91,6 +91,16 @@ class Questions:
         self._has_answered = True
         return answer
 
+    async def post(self, path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """What another route answers about the model. Raises as `send` does."""
+        try:
+            return (await self._transport.post(path, {"model": self._model, **fields}))[0]
+        except RetryableError as error:
+            cause = error.__cause__
+            if isinstance(cause, AttemptFailed) and cause.status in (0, 200, 500):
+                raise CapabilityError(error.message) from cause
+            raise
+
     async def ask(self, body: Mapping[str, Any]) -> Answer | None:
         """The answer; None where the request is refused."""
         try:

@@ -135,6 +135,22 @@ class Transport:
         except AttemptFailed as failure:
             raise to_error(failure, self._where) from failure
 
+    async def post(
+        self, path: str, body: Mapping[str, Any], *, seconds: float | None = None
+    ) -> tuple[dict[str, Any], Spent]:
+        """What another route than those of completions answers, as it is, and what it took."""
+        job = self._job(path, body, seconds)
+        endpoint, model = self._endpoint(), body.get("model", "")
+        encoded = msgspec.json.encode(body)
+
+        async def attempt(_: Slot, limit: float) -> dict[str, Any]:
+            return parse(await endpoint.request("POST", path, model, encoded, limit))
+
+        try:
+            return await endpoint.runner(model).run(job, attempt), job.spent
+        except AttemptFailed as failure:
+            raise to_error(failure, self._where) from failure
+
     async def aclose(self) -> None:
         """Cancel and close what belongs to this event loop."""
         endpoint = self._endpoints.pop(asyncio.get_running_loop(), None)
