@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 
 import pytest
+from conformance.requests import Gate
 from fakes.fake_engine import loaded_fake
 from fakes.small_tokenizer import small_tokenizer
 
@@ -84,9 +85,12 @@ async def test_an_error_before_the_first_token_is_raised(model):
     resources = AsyncExitStack()
     resources.callback(closed.append, True)
     bad = GenerateRequest(prompt_ids=(40,), constraint=Choice(["x"]) & Choice(["y"]), max_tokens=5)
-    body = EventBody(
-        [(model.generate(bad), Plain()), (model.generate(request("a")), Plain())], finale, resources
-    )
-    with pytest.raises(InvalidConstraintError):
-        await body.begun()
+    gate = Gate(after=0)  # the other text has no token before the error is there
+    held = GenerateRequest(prompt_ids=(40, 41), constraint=gate.constraint(), max_tokens=2)
+    body = EventBody([(model.generate(bad), Plain()), (model.generate(held), Plain())], finale, resources)
+    try:
+        with pytest.raises(InvalidConstraintError):
+            await body.begun()
+    finally:
+        gate.open()
     assert closed == [True]
