@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from email.utils import formatdate
 
 import pytest
 from fakes.fault_server import ANSWER, WORDS, Action, Exchange, FaultServer, chunk, stream
+from fakes.openai_models import PATIENT
 
 from dcmodel.errors import (
     CapabilityError,
@@ -123,6 +125,8 @@ MID_STREAM = {
     "503 as an event": error_event("overloaded_error"),
     "clean end without a finish reason": clean_end,
 }
+SOON_STALLED = replace(PATIENT, retry=replace(PATIENT.retry, stall_seconds=1.0))
+"""A machine under load may take long to answer, too: that would be a second cut."""
 IDS_BODY = {**BODY, "prompt": [1, 2], "return_token_ids": True}
 
 
@@ -131,8 +135,9 @@ IDS_BODY = {**BODY, "prompt": [1, 2], "return_token_ids": True}
 async def test_a_cut_stream_goes_on_where_it_was(connect, how, body):
     path = CHAT_COMPLETIONS if "messages" in body else COMPLETIONS
     continuation = ChatContinuation(ChatStyle.FINAL_MESSAGE) if "messages" in body else None
+    settings = SOON_STALLED if how is hang else PATIENT
     async with FaultServer([cut(how)]) as server:
-        transport = connect(server)
+        transport = connect(server, settings)
         async with transport.stream(path, body, continuation=continuation) as chunks:
             text = "".join([part.text async for part in chunks])
     assert text == ANSWER == chunks.received.text
