@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.ngram_model import NgramModel
+from benchmarks.openai_peers import peers_table
 from benchmarks.openai_strategies import (
     Bench,
     Outcome,
@@ -41,7 +42,7 @@ END_OF_TEXT = 100_257
 AT_ONCE = 32
 MOST_TOKENS = 1.2
 """Target: completion tokens per token of JSON."""
-PARTS = ("strategies", "greedy", "exactness", "sharing", "validity")
+PARTS = ("strategies", "greedy", "exactness", "sharing", "validity", "peers")
 DRIFTS = (0.1, 0.5)
 GREEDY_DRIFTS = (0.05, 0.1, 0.2, 0.4, 0.6)
 LEAST_SHARING = 6.0
@@ -279,6 +280,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--drift", type=float, default=0.1, help="share of each kind of deviation")
     parser.add_argument("--draws", type=int, default=5_000, help="draws of the test of exactness")
     parser.add_argument("--objects", type=int, default=1_000, help="texts of the test of validity")
+    parser.add_argument("--peers", type=int, default=8, help="texts at once beside LMQL and the SDK")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of these")
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="only these tables")
     parser.add_argument("--tasks", nargs="*", default=None, help="only these tasks")
     parser.add_argument("--strategies", nargs="*", default=(), help="only these strategies")
@@ -298,6 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "exactness": lambda: exactness_table(tasks, tokenizer, options.drift, options.draws),
         "sharing": lambda: sharing_table(tasks, tokenizer, options.drift),
         "validity": lambda: validity_table(tasks, tokenizer, options.objects),
+        "peers": lambda: (peers_table(tokenizer, options.vocabulary, options.peers, options.rounds), []),
     }
     tables, missed = [], list[str]()
     for part in options.parts:
