@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
 import logging
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -21,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
 DRAIN_SECONDS = 1.0
+LET_GO_SECONDS = 0.5
 IDLE_SECONDS = 30.0
 """How long an idle connection is kept: less than what most servers keep it for."""
 
@@ -100,6 +104,7 @@ class AiohttpHttp(Http):
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+        weakref.finalize(self, _let_go, self._session, asyncio.get_running_loop())
 
     async def request(self, method: str, target: Target, body: bytes | None, seconds: float) -> Reply:
         limits = self._aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
@@ -192,6 +197,26 @@ class _AiohttpReply(OpenReply):
                 await self._response.content.readany()
         except self._errors as error:
             logger.debug("a finished stream did not end: %r", error)
+
+
+def _let_go(session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop) -> None:
+    """Close the connections of a model that nobody closed, when it is collected or the program ends: aiohttp
+    would print that they are open."""
+    connector = session.connector
+    if connector is None or connector.closed or not (loop.is_running() or loop.is_closed()):
+        return
+    session.detach()
+    closing = connector.close()
+    if loop.is_running() and loop is not asyncio._get_running_loop():
+        future = asyncio.run_coroutine_threadsafe(_finished(closing), loop)
+        concurrent.futures.wait([future], timeout=LET_GO_SECONDS)
+    else:  # as far as it goes without waiting: the connections are closed then
+        with contextlib.suppress(StopIteration):
+            closing.__await__().send(None)
+
+
+async def _finished(closing: Awaitable[None]) -> None:
+    await closing
 
 
 def _broken(error: Exception) -> AttemptFailed:
