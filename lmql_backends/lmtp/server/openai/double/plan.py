@@ -123,6 +123,10 @@ def _fault_from(given: Any, place: str) -> AnyFault:
         fault: AnyFault = msgspec.convert(given, KINDS[name])  # type: ignore[assignment]
     except msgspec.ValidationError as error:
         raise _error(f"{place} ({name})", str(error)) from None
+    for item in fault.requests or ():
+        first, _, last = str(item).partition("-")
+        if last and int(last) < int(first):
+            raise _error(f"{place} ({name})", f"the span {item!r} holds no number")
     return fault
 
 

@@ -94,6 +94,7 @@ def test_all_entries_that_happen_are_told_in_their_order():
         ({"faults": ["hang"]}, r"faults\[0\]: there is no fault None"),
         ({"faults": [{"fault": "hang"}, {"fault": "hangs"}]}, r"faults\[1\]: there is no fault 'hangs'"),
         ({"faults": [{"fault": "hang", "after": 2}]}, r"faults\[0\] \(hang\).*`after`"),
+        ({"faults": [{"fault": "hang", "requests": ["5-2"]}]}, r"\(hang\): the span '5-2' holds no number"),
         ({"faults": [{"fault": "error"}]}, r"faults\[0\] \(error\).*`status`"),
         ({"faults": [{"fault": "error", "status": 200}]}, r"faults\[0\] \(error\).*400.*status"),
         ({"faults": [{"fault": "hang", "rate": 2}]}, r"\(hang\).*rate"),
