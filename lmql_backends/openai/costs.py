@@ -13,6 +13,7 @@ from lmql_backends.openai.transport.counters import Spent
 
 PER = 1_000_000
 NAMES = ("prompt", "cached", "completion")
+NEEDED = {"prompt", "completion"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,7 @@ class Prices:
         """From a dict with `prompt`, `completion` and perhaps `cached`. Raises `InvalidRequestError`."""
         if isinstance(given, cls):
             return given
-        if not isinstance(given, Mapping) or not set(given) <= set(NAMES):
+        if not isinstance(given, Mapping) or not NEEDED <= set(given) <= set(NAMES):
             raise InvalidRequestError(
                 f"prices is {given!r:.80}.",
                 remedy='Give prices of a million tokens: {"prompt": 2.5, "cached": 1.25, "completion": 10}.',

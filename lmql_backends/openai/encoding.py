@@ -12,6 +12,8 @@ import msgspec
 
 from dcmodel.errors import (
     CapabilityError,
+    ConnectionLostError,
+    DcModelError,
     InvalidRequestError,
     ModelLoadError,
     ModelNotFoundError,
@@ -29,6 +31,8 @@ PREFIXES: tuple[tuple[str, str], ...] = (
     (r"gpt-([5-9]|[1-9][0-9])", "o200k_base"),
 )
 """By the beginning of a model's name, the first that fits. tiktoken knows fewer names, and none of gpt-6."""
+MAX_NAMES = 8
+"""So many models are named by an error."""
 _FINE_TUNED = re.compile(r"^ft:")
 REMEDY = (
     "Name one: tokenizer= takes a path, a Hub id, an encoding of tiktoken's (o200k_base), or a Tokenizer. "
@@ -53,7 +57,8 @@ class Found(msgspec.Struct, frozen=True):
 
 async def find_tokenizer(transport: Transport, model: str, given: Any = None) -> Found:
     """Raises `SetupError` where none can be found, `ModelLoadError` where one cannot be read."""
-    card = await model_card(transport, model)
+    cards, failure = await _listed(transport)
+    card: Mapping[str, Any] = next((card for card in cards if card.get("id") == model), {})
     context = next((card[name] for name in ("max_model_len", "context_length") if card.get(name)), None)
     context = context if isinstance(context, int) else None
     if isinstance(given, Tokenizer):
@@ -73,7 +78,7 @@ async def find_tokenizer(transport: Transport, model: str, given: Any = None) ->
     for source in (card.get("root"), model):  # vLLM tells where it has the model from
         if isinstance(source, str) and "/" in source:
             return Found(await asyncio.to_thread(_named, source), f"{source}, as the model is named", context)
-    raise SetupError(f"the tokenizer of {model!r} is not known.", remedy=REMEDY)
+    raise _not_known(model, transport.configuration.base_url, cards, failure)
 
 
 def encoding_of(model: str) -> str | None:
@@ -90,16 +95,32 @@ def encoding_of(model: str) -> str | None:
         return None
 
 
-async def model_card(transport: Transport, model: str) -> Mapping[str, Any]:
-    """What ``GET /models`` says of the model; nothing where the endpoint has no such route, or list."""
+async def _listed(transport: Transport) -> tuple[list[Mapping[str, Any]], DcModelError | None]:
+    """What ``GET /models`` says of each model, or why it says nothing: not every endpoint has it."""
     try:
         listed = (await transport.get("/models")).get("data")
-    except (CapabilityError, InvalidRequestError, ModelNotFoundError, RetryableError):
-        return {}
-    for card in listed if isinstance(listed, list) else ():
-        if isinstance(card, dict) and card.get("id") == model:
-            return card
-    return {}
+    except (CapabilityError, InvalidRequestError, ModelNotFoundError, RetryableError) as error:
+        return [], error
+    return [card for card in listed if isinstance(card, dict)] if isinstance(listed, list) else [], None
+
+
+def _not_known(
+    model: str, where: str, cards: list[Mapping[str, Any]], failure: DcModelError | None
+) -> DcModelError:
+    """A server that is not there, another's address and a wrong name are first seen here."""
+    if isinstance(failure, ConnectionLostError):
+        return failure
+    text = f"the tokenizer of {model!r} is not known"
+    if failure is not None:
+        return SetupError(f"{text}, and {failure.message}", remedy=f"{failure.remedy} {REMEDY}".strip())
+    names = [str(card["id"]) for card in cards if card.get("id")]
+    if names and model not in names:
+        shown = ", ".join(names[:MAX_NAMES]) + (" …" if len(names) > MAX_NAMES else "")
+        return SetupError(
+            f"{text}, and {where} has no model of that name; it has {shown}.",
+            remedy=f"Check the name. {REMEDY}",
+        )
+    return SetupError(f"{text}.", remedy=REMEDY)
 
 
 async def _sent(transport: Transport, model: str) -> _Sent | None:
@@ -129,4 +150,5 @@ def _named(given: Any) -> Tokenizer:
             return from_tiktoken(str(given))
         return load(given)
     except TokenizerError as error:
-        raise SetupError(f"the tokenizer {str(given)!r} cannot be loaded: {error}", remedy=REMEDY) from error
+        reason = " ".join(str(error).split())  # some libraries' reasons have several lines
+        raise SetupError(f"the tokenizer {str(given)!r} cannot be loaded: {reason}", remedy=REMEDY) from error

@@ -29,12 +29,15 @@ from lmql_backends.openai.transport.settings import TransportSettings
 if TYPE_CHECKING:
     import openai
 
+AZURE_OPTIONS = ("azure_endpoint", "azure_deployment", "azure_ad_token", "api_version")
 CLIENT_OPTIONS = (
     *("base_url", "api_key", "azure", "organization", "project", "default_headers", "default_query"),
-    *("azure_endpoint", "azure_deployment", "azure_ad_token", "api_version"),
+    *AZURE_OPTIONS,
 )
 """For the SDK's client."""
+TEXT_OPTIONS = ("base_url", "organization", "project", *AZURE_OPTIONS)
 PLANNING_OPTIONS = tuple(item.name for item in fields(PlannerSettings))
+FLAGS = ("chat", "azure", *(item.name for item in fields(PlannerSettings) if "bool" in str(item.type)))
 OWN_OPTIONS = (
     *("tokenizer", "chat", "prices", "cache", "capabilities", "probe", "extra_body"),
     *("seconds", "max_concurrent"),
@@ -52,14 +55,16 @@ async def open_model(
     max_context: int | None = None,
     probes: ProbeCache | None = None,
 ) -> OpenAIDcModel:
-    """The model, with its tokenizer found and its endpoint probed. Options: docs/openai.md.
+    """The model, with its tokenizer found and its endpoint probed. Options: docs/openai.md; None is as good
+    as left out.
 
     Raises `InvalidRequestError` for options that are none, and what the endpoint answers to the first
     requests.
     """
-    given = dict(options or {})
+    given = {item: value for item, value in (options or {}).items() if value is not None}
     _check_names(given)
-    prices = None if given.get("prices") is None else Prices.of(given["prices"])
+    _check_kinds(given)
+    prices = Prices.of(given["prices"]) if "prices" in given else None
     planning = PlannerSettings(**{item: given[item] for item in PLANNING_OPTIONS if item in given})
     settings, answers = _settings(given), _answers(given.get("cache"))
     client = _client(given)
@@ -203,8 +208,29 @@ def _check_names(given: Mapping[str, Any]) -> None:
     known = (*CLIENT_OPTIONS, *OWN_OPTIONS, *PLANNING_OPTIONS)
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(str(name), known, n=1)
             raise InvalidRequestError(
                 f"the option {name!r} is not known for an OpenAI-compatible endpoint.",
                 remedy=f"Did you mean {near[0]!r}?" if near else f"Options: {', '.join(known)}.",
             )
+
+
+def _check_kinds(given: Mapping[str, Any]) -> None:
+    """Of those that nothing else checks."""
+    for name in FLAGS:
+        if name in given and not isinstance(given[name], bool):
+            raise InvalidRequestError(f"{name} is {given[name]!r:.60}; it must be true or false.")
+    for name in TEXT_OPTIONS:
+        if name in given and not isinstance(given[name], str):
+            raise InvalidRequestError(f"{name} is {given[name]!r:.60}; it must be a text.")
+    for name in ("default_headers", "default_query", "extra_body"):
+        if name in given and not isinstance(given[name], Mapping):
+            raise InvalidRequestError(
+                f"{name} is {given[name]!r:.60}; it must be an object: names with values."
+            )
+    for name, value in given.get("default_headers", {}).items():
+        if not isinstance(value, str):
+            raise InvalidRequestError(f"default_headers[{name!r}] is {value!r:.60}; it must be a text.")
+    for name in AZURE_OPTIONS:
+        if name in given and not given.get("azure"):
+            raise InvalidRequestError(f"{name} is an option of Azure.", remedy="Give azure=True, too.")

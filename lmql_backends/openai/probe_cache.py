@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from dcmodel.checks import check_integer
 from dcmodel.errors import InvalidRequestError
 from lmql_backends.openai.capabilities import FIELD_TOPICS, GRAMMAR_TOPICS, EndpointCapabilities, Topic
 
@@ -39,6 +40,9 @@ SETTLES: Mapping[str, Collection[Topic]] = MappingProxyType(
     }
 )
 """What need not be asked where the user says it."""
+
+
+COUNTS = frozenset({"max_bias_entries", "max_top_logprobs", "max_stops"})
 
 
 class _Kept(msgspec.Struct):
@@ -124,6 +128,8 @@ def overridden(found: EndpointCapabilities, changes: Any) -> EndpointCapabilitie
         raise InvalidRequestError(
             f"there is no capability {unknown[0]!r}.", remedy=f"There are {', '.join(known)}."
         )
+    for name in COUNTS & set(changes):
+        check_integer(f"capabilities[{name!r}]", changes[name], low=0)
     try:
         able = msgspec.convert({**known, **changes}, EndpointCapabilities)
         return replace(

@@ -38,13 +38,20 @@ def make_client(
             api_key = NO_KEY
     if api_key is not None:
         arguments["api_key"] = api_key
+    key = "AZURE_OPENAI_API_KEY" if azure else "OPENAI_API_KEY"
     try:
         client: openai.AsyncOpenAI = (sdk.AsyncAzureOpenAI if azure else sdk.AsyncOpenAI)(**arguments)
     except (sdk.OpenAIError, TypeError, ValueError) as error:
         raise SetupError(
             f"the openai package refuses this configuration: {error}",
-            remedy="Set OPENAI_API_KEY, or pass api_key= (and base_url= for another server than OpenAI's).",
+            remedy=f"Set {key}, or pass api_key= (and base_url= for another server than OpenAI's).",
         ) from error
+    url = client.base_url
+    if url.scheme not in ("http", "https") or not url.host:
+        raise SetupError(
+            f"base_url is {str(url).rstrip('/')!r}.",
+            remedy="Write it as http://HOST:PORT/v1 (also OPENAI_BASE_URL).",
+        )
     return client
 
 

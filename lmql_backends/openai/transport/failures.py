@@ -31,6 +31,8 @@ TOO_LONG = re.compile(
     r"context.length|maximum context|context window|too many tokens|max_model_len|n_ctx|request too large",
     re.I,
 )
+MODEL = re.compile(r"\bmodel\b", re.I)
+"""Not in the path of a route, as ``/models``."""
 PROMPT_PARAMS = frozenset({"prompt", "messages", "input"})
 
 
@@ -217,7 +219,7 @@ def _permanent(failure: AttemptFailed, text: str) -> DcModelError:
         return UnauthorizedError(f"{text}.", remedy="Set OPENAI_API_KEY, or pass api_key=.")
     if failure.status == 403:
         return UnauthorizedError(f"{text}.", remedy="This key may not use that model here: use another.")
-    if failure.status == 404 and (failure.code == "model_not_found" or "model" in failure.message.lower()):
+    if failure.status == 404 and (failure.code == "model_not_found" or MODEL.search(failure.message)):
         return ModelNotFoundError(f"{text}.", remedy="`GET /models` of the endpoint lists its models.")
     if failure.status in (404, 405, 501):
         return CapabilityError(f"{text}.", remedy="The endpoint has no such route; check base_url.")

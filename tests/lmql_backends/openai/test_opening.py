@@ -12,8 +12,8 @@ from fakes.small_tokenizer import small_tokenizer, trained
 
 from dcmodel import LLM
 from dcmodel.cli import main
-from dcmodel.errors import InvalidRequestError, ModelNotFoundError, SetupError
-from dctokenizers import from_huggingface
+from dcmodel.errors import ConnectionLostError, InvalidRequestError, ModelNotFoundError, SetupError
+from dctokenizers import TokenizerError, from_huggingface
 from lmql_backends.lmtp.server.openai.double import Double, limits_from
 from lmql_backends.lmtp.server.server import LMTPServer
 from lmql_backends.openai.encoding import encoding_of
@@ -101,6 +101,65 @@ async def test_an_endpoint_whose_tokenizer_is_not_known_says_how_to_name_one(loc
         with pytest.raises(SetupError, match="tokenizer= takes a path"):
             async with opened(url, tmp_path):
                 pass
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "says"),
+    [
+        ("", "nobody", r"has no model of that name; it has fake\. Check the name\."),
+        ("/v2", "fake", r"answered 404: .*check base_url"),
+    ],
+)
+async def test_where_no_tokenizer_is_known_the_error_tells_what_the_endpoint_said(
+    url, tmp_path, path, name, says
+) -> None:
+    with pytest.raises(SetupError, match=rf"the tokenizer of '{name}' is not known, and .*{says}"):
+        async with opened(url + path, tmp_path, name=name):
+            pass
+
+
+async def test_a_server_that_is_down_is_no_matter_of_tokenizers(tmp_path) -> None:
+    with pytest.raises(ConnectionLostError, match="could not be reached"):
+        async with opened("http://127.0.0.1:1/v1", tmp_path):
+            pass
+
+
+async def test_the_error_of_a_tokenizer_is_one_line(url, tmp_path, monkeypatch) -> None:
+    def fail(name):
+        raise TokenizerError("no network.\nCheck it.")
+
+    monkeypatch.setattr("lmql_backends.openai.encoding.load", fail)
+    with pytest.raises(SetupError, match=r"no network\. Check it\.") as caught:
+        async with opened(url, tmp_path, tokenizer="some/one"):
+            pass
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("chat", "no", "chat is 'no'; it must be true or false"),
+        ("decisions", 7, "decisions is 7; it must be true or false"),
+        ("azure", "yes", "azure is 'yes'; it must be true or false"),
+        ("organization", 5, "organization is 5; it must be a text"),
+        ("base_url", 5, "base_url is 5; it must be a text"),
+        ("extra_body", 5, "extra_body is 5; it must be an object"),
+        ("default_headers", {"x": 1}, r"default_headers\['x'\] is 1; it must be a text"),
+        ("api_version", "2024-10-21", "api_version is an option of Azure. Give azure=True"),
+        ("capabilities", {"max_bias_entries": -5}, r"capabilities\['max_bias_entries'\] is -5"),
+        ("prices", {"prompt": 1.0}, "Give prices of a million tokens"),
+        (5, 1, "the option 5 is not known"),
+    ],
+)
+async def test_an_option_of_the_wrong_kind_is_named(url, tmp_path, option, value, says) -> None:
+    with pytest.raises(InvalidRequestError, match=says):
+        await open_model("fake", {"base_url": url, option: value}, probes=ProbeCache(tmp_path))
+
+
+async def test_an_option_that_is_none_is_as_good_as_left_out(url, tmp_path) -> None:
+    nothing = dict.fromkeys(("chat", "masks_choices", "window", "capabilities", "probe", "prices", "seconds"))
+    async with opened(url, tmp_path, **nothing) as model:
+        assert model.capabilities.token_id_prompts
 
 
 async def test_a_wrong_option_names_the_right_one(url, tmp_path) -> None:

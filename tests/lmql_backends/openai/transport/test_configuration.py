@@ -66,8 +66,16 @@ async def test_a_local_server_needs_no_key():
 
 
 def test_without_a_key_the_error_says_what_to_set():
-    with pytest.raises(SetupError, match="OPENAI_API_KEY"):
+    with pytest.raises(SetupError, match="Set OPENAI_API_KEY"):
         make_client()
+    with pytest.raises(SetupError, match="Set AZURE_OPENAI_API_KEY"):
+        make_client(base_url="https://inside/openai", azure=True, options={"api_version": "2024-10-21"})
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:8000/v1", "ftp://127.0.0.1/v1", "http:///v1"])
+def test_a_base_url_without_scheme_or_host_is_refused(url):
+    with pytest.raises(SetupError, match=r"base_url is '.*'\. Write it as http://HOST:PORT/v1"):
+        make_client(base_url=url, api_key="key")
 
 
 async def test_headers_and_query_of_the_user_are_sent():

@@ -176,6 +176,8 @@ async def test_a_permanent_error_costs_one_request(connect, status, error, strea
         (429, "insufficient_quota", "You exceeded your current quota", SetupError),
         (429, "rate_limit_exceeded", "Request too large for m", ContextLengthError),
         (404, "model_not_found", "no such model", ModelNotFoundError),
+        (404, "", "The model `m` does not exist.", ModelNotFoundError),
+        (404, "", "there is nothing at '/v2/models'", CapabilityError),
         (400, "context_length_exceeded", "too long", ContextLengthError),
         (400, None, "This model's maximum context length is 4096 tokens", ContextLengthError),
         (400, "unsupported_parameter", "logprobs are not supported", CapabilityError),
