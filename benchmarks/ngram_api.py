@@ -70,6 +70,18 @@ class NgramApi:
     async def ask(self, ask: Ask) -> Reply:
         self._check(ask)
         await self._share(ask)
+        return self._reply(ask)
+
+    async def ask_several(self, ask: Ask, count: int) -> list[Reply]:
+        self._check(ask)
+        self.http_requests += 1
+        await asyncio.sleep(0)
+        first, *others = [self._reply(ask) for _ in range(count)]
+        cost = sum((reply.cost for reply in others), first.cost)
+        cost = replace(cost, requests=1, prompt_tokens=len(ask.prompt))
+        return [replace(first, cost=cost), *(replace(reply, cost=Cost()) for reply in others)]
+
+    def _reply(self, ask: Ask) -> Reply:
         pieces = list(self.pieces(ask))
         ids = tuple(item for piece in pieces for item in piece.token_ids)
         return replace(

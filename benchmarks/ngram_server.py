@@ -51,7 +51,8 @@ class Endpoint:
             return web.json_response({"error": error}, status=400)
         given = body["prompt"]
         prompts = given if isinstance(given, list) and not isinstance(given[0], int) else [given]
-        choices = [self._choice(body, prompt, index) for index, prompt in enumerate(prompts)]
+        several = [prompt for prompt in prompts for _ in range(body.get("n") or 1)]
+        choices = [self._choice(body, prompt, index) for index, prompt in enumerate(several)]
         tokens = sum(choice.pop("billed") for choice in choices)
         self._account["completion_tokens"] += tokens
         usage = {"prompt_tokens": 0, "completion_tokens": tokens, "total_tokens": tokens}

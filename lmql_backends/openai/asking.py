@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from dcmodel.errors import InvalidRequestError
 from dcmodel.types import Cost
 from dctokenizers import Tokenizer
 from lmql_backends.openai.bodies import body_of
@@ -54,6 +55,8 @@ class HttpAsker:
         self._extra_body = dict(extra_body or {})
         self._index = TokenIndex(tokenizer)
         self._cache = cache
+        self._gives_several = True
+        """Whether ``n`` answers come, as far as was seen."""
 
     @property
     def capabilities(self) -> EndpointCapabilities:
@@ -91,10 +94,20 @@ class HttpAsker:
             may_group=ask.seed is None or not ask.temperature,
             sample_index=ask.sample_index,
         )
-        choice = answer.choices[0]
-        reply = self.reader(ask).read(choice, text_of_choice(choice))
-        tokens = len(reply.token_ids) + (reply.end_id is not None)
-        return replace(reply, cost=self.cost(answer, prompt_length(ask.prompt), tokens))
+        return self._replies(ask, answer)[0]
+
+    async def ask_several(self, ask: Ask, count: int) -> list[Reply]:
+        if count == 1 or not self._gives_several:
+            return [await self.ask(ask)]
+        body = {**body_of(self.model, ask, self._capabilities), "n": count}
+        try:
+            answer = await self.send(body, may_group=False, sample_index=ask.sample_index)
+        except InvalidRequestError:
+            alone = await self.ask(ask)  # which raises, where it was something else
+            self._gives_several = False
+            return [alone]
+        self._gives_several = len(answer.choices) == count
+        return self._replies(ask, answer)
 
     def ask_stream(self, ask: Ask) -> ReplyStream:
         body = self._full(body_of(self.model, ask, self._capabilities))
@@ -111,6 +124,14 @@ class HttpAsker:
             body["stream_options"] = {"include_usage": True}
         stream = self.transport.stream(self.path, body, continuation=self._continuation(ask))
         return HttpReplyStream(stream, self.reader(ask), prompt_length(ask.prompt), self.prices, keep)
+
+    def _replies(self, ask: Ask, answer: Answer) -> list[Reply]:
+        """The answer's choices, the first with the cost of all."""
+        reader = self.reader(ask)
+        replies = [reader.read(choice, text_of_choice(choice)) for choice in answer.choices]
+        tokens = sum(len(reply.token_ids) + (reply.end_id is not None) for reply in replies)
+        replies[0] = replace(replies[0], cost=self.cost(answer, prompt_length(ask.prompt), tokens))
+        return replies
 
     # -- for scores and probes ---------------------------------------------------------------------
 

@@ -152,6 +152,11 @@ class Asker(Protocol):
         `CapabilityError` for what it cannot do, `RetryableError` when retries did not help."""
         ...
 
+    async def ask_several(self, ask: Ask, count: int) -> list[Reply]:
+        """Up to `count` answers, each drawn for itself, in one request; one where the endpoint gives no more.
+        The first has the cost of all."""
+        ...
+
     def ask_stream(self, ask: Ask) -> ReplyStream:
         """The answer as it comes. Nothing is sent before ``async with``."""
         ...

@@ -64,6 +64,10 @@ class ApiModel:
     drawn: int = 0
     lies: list[GrammarKind] = field(default_factory=list)
     knows_ids: bool = True
+    gives_several: bool = True
+    """Whether ``n`` is taken."""
+    counts: list[int] = field(default_factory=list)
+    """How many answers were asked for at once."""
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng(self.seed)
@@ -94,6 +98,20 @@ class ApiModel:
         pieces = list(self._pieces(ask))
         reply = joined(pieces)
         return replace(reply, cost=self._cost(ask, len(reply.token_ids) + reply.is_ended))
+
+    async def ask_several(self, ask: Ask, count: int) -> list[Reply]:
+        if not self.gives_several:
+            return [await self.ask(ask)]
+        self._check(ask)
+        self.requests += 1
+        self.counts.append(count)
+        await asyncio.sleep(0)
+        found = []
+        for index in range(count):
+            seed = None if ask.seed is None else ask.seed + index
+            found.append(joined(list(self._pieces(replace(ask, seed=seed)))))
+        tokens = sum(len(reply.token_ids) + reply.is_ended for reply in found)
+        return [replace(found[0], cost=self._cost(ask, tokens)), *found[1:]]
 
     def ask_stream(self, ask: Ask) -> ApiStream:
         self._check(ask)

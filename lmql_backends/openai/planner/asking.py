@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
+
 from dcmodel.constraint import MaskRow
 from dcmodel.errors import MaskNotRepresentableError
 from dcmodel.scheduling.randomness import SEED_MASK, child_seed
 from lmql_backends.openai.custom_tools import is_tool
-from lmql_backends.openai.endpoint_api import Ask, Asker, SentPrompt, ServerGrammar
+from lmql_backends.openai.endpoint_api import Ask, Asker, Reply, SentPrompt, ServerGrammar
 from lmql_backends.openai.planner.draft import Draft
+from lmql_backends.openai.planner.lifting import Doubt, Lifting
 from lmql_backends.openai.planner.proposals import Means, Proposal, adjustments
 from lmql_backends.openai.planner.reading import Reading
 
@@ -67,19 +71,15 @@ class Questions:
         attempt: int,
         grammar: ServerGrammar | None = None,
         temperature: float | None = None,
-        reading: Reading | None = None,
     ) -> Reading:
         """Ask for up to `window` tokens, and take what is acceptable of them.
 
-        `temperature` instead of the request's. `reading`: what reads the answer.
+        `temperature` instead of the request's.
         Raises `MaskNotRepresentableError` where the output so far cannot be sent.
         """
-        sent, repeated = self._place()
-        if repeated and proposal.row is not None:
-            raise self._unsendable()
-        if not sent.is_exact:
-            self.draft.account.inexact("the prompt was sent as text, whose tokens may differ")
-        reading = reading or Reading(self.draft, proposal, repeated=repeated)
+        sent, repeated = self._sent(proposal)
+        lifting = self._lifting(proposal, attempt) if proposal.lifted else None
+        reading = Reading(self.draft, proposal, repeated=repeated, lifting=lifting)
         ask = self._ask_of(sent, proposal, min(window, self.left) + repeated, attempt, grammar, temperature)
         able = self.asker.capabilities
         by_tool = grammar is not None and is_tool(able.grammars.get(grammar.kind))
@@ -88,13 +88,61 @@ class Questions:
         else:
             reply = await self.asker.ask(ask)
             self.draft.account.charge(reply.cost)
-            await apart(self.draft, partial(reading.read, reply))
+            await self._let_read(reading, reply)
         if reading.taken < repeated:
             raise self._unsendable()
+        self._close(reading)
+        return reading
+
+    async def draws(
+        self, proposal: Proposal, *, count: int, attempt: int, temperature: float | None = None
+    ) -> list[Reply]:
+        """Draw one token so many times, or less often."""
+        sent, repeated = self._sent(proposal)
+        ask = self._ask_of(sent, proposal, min(1, self.left) + repeated, attempt, None, temperature)
+        replies = await self.asker.ask_several(ask, count)
+        for reply in replies:
+            self.draft.account.charge(reply.cost)
+        return replies
+
+    async def read(self, reply: Reply, reading: Reading) -> None:
+        """Let `reading` take what is acceptable of one of the `draws`."""
+        await self._let_read(reading, reply)
+        self._close(reading)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether an answer has to begin with tokens that the output has, as a text cannot end inside a
+        character."""
+        return self._place()[1] > 0
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    async def _let_read(self, reading: Reading, piece: Reply) -> None:
+        await apart(self.draft, partial(reading.read, piece))
+        while reading.doubt is not None:
+            shares = [await self._share_of(token_id, reading.doubt) for token_id in reading.doubt.unknown]
+            await apart(self.draft, partial(reading.resolve, shares))
+
+    def _close(self, reading: Reading) -> None:
         if reading.taken and not reading.are_ids_exact:
             self.draft.account.inexact("the tokens were read back from the text of an answer")
         self.draft.settle()
-        return reading
+
+    def _lifting(self, proposal: Proposal, attempt: int) -> Lifting:
+        draft = self.draft
+        numbers = np.random.default_rng([draft.seed & SEED_MASK, len(draft.token_ids), attempt])
+        return Lifting(proposal.lifted, draft.sampling_now.temperature, numbers)
+
+    async def _share_of(self, token_id: int, doubt: Doubt) -> float:
+        """The probability of a token as the next one."""
+        proposal = self.means.only(token_id)
+        reply = await self.asker.ask(self._ask_of(self._sent(proposal)[0], proposal, 1, 0, None, 1.0))
+        self.draft.account.charge(reply.cost)
+        if reply.token_ids[:1] == (token_id,) and reply.logprobs:
+            return math.exp(reply.logprobs[0])
+        self.draft.account.inexact("the share of a banned token was not shown", doubt.bound)
+        return 0.0
 
     async def _read_stream(self, ask: Ask, reading: Reading) -> None:
         """Leaving early closes the response."""
@@ -102,7 +150,7 @@ class Questions:
         try:
             async with stream:
                 async for piece in stream:
-                    await apart(self.draft, partial(reading.read, piece))
+                    await self._let_read(reading, piece)
                     if reading.is_over:
                         break
         finally:
@@ -152,6 +200,15 @@ class Questions:
             if sent is not None and (count == 0 or self.can_continue):
                 return sent, count
         raise self._unsendable()
+
+    def _sent(self, proposal: Proposal) -> tuple[SentPrompt, int]:
+        """Likewise, for a request with this proposal."""
+        sent, repeated = self._place()
+        if repeated and proposal.row is not None:
+            raise self._unsendable()
+        if not sent.is_exact:
+            self.draft.account.inexact("the prompt was sent as text, whose tokens may differ")
+        return sent, repeated
 
     def _unsendable(self) -> MaskNotRepresentableError:
         return MaskNotRepresentableError(

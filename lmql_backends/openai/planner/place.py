@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dcmodel.constraint import MaskRow
-from dcmodel.mask import row_allows, row_to_bools
 from dcmodel.types import TopLogprob
+from lmql_backends.openai.planner.masks import allows
 from lmql_backends.openai.planner.reading import Rejection
 
 
@@ -52,14 +49,3 @@ class Place:
         drawn = (*(item.token_id for item in self.refused), *self.also_refused)
         known = dict.fromkeys((*drawn, *(item.token_id for item in self.tops or ()), *self.also_seen))
         return [item for item in known if not allows(row, item, vocab_size)]
-
-
-def allows(row: MaskRow, token_id: int, vocab_size: int) -> bool:
-    """Also of ids past the vocabulary, as a model's rows may have them."""
-    return token_id < vocab_size and row_allows(row, token_id)
-
-
-def not_allowed(row: MaskRow, ids: NDArray[np.int64], vocab_size: int) -> list[int]:
-    """Those of `ids` (of the vocabulary) that `row` does not allow, in their order."""
-    kept: list[int] = ids[~row_to_bools(row, vocab_size)[ids]].tolist()
-    return kept

@@ -29,10 +29,17 @@ class Proposal:
     all that it allows can be drawn."""
     is_partial: bool = False
     """It is knowingly a part of the mask."""
+    lifted: tuple[int, ...] = ()
+    """Tokens that cannot be drawn, and get their share where a mask allows them (`Lifting`)."""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the model's own distribution is drawn from."""
+        return not self.bias and self.row is None
 
     def covers(self, mask: MaskRow | None) -> bool:
-        """Whether all that `mask` allows can be drawn."""
-        if self.row is None or self.is_partial:
+        """Whether all that `mask` allows can be drawn, or gets its share."""
+        if self.row is None or self.is_partial or self.lifted:
             return True
         return mask is not None and not (mask & ~self.row).any()
 
@@ -63,6 +70,10 @@ class Means:
     def most_bans(self) -> int:
         """How many tokens can be banned at once."""
         return self._limit if self._range >= LEAST_BIAS else 0
+
+    def only(self, token_id: int) -> Proposal:
+        """A token that will surely be drawn, to see its probability."""
+        return Proposal({token_id: self._range})
 
     def free(self, added: Mapping[int, float]) -> Proposal:
         """No mask. Raises `MaskNotRepresentableError` where not even `added` can be sent."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dcmodel.errors import GenerationError
+from dcmodel.mask import row_allows
 from dcmodel.scheduling.sequence import LogprobRecord
 from dcmodel.types import FinishReason, TopLogprob
 from lmql_backends.openai.endpoint_api import Reply
 from lmql_backends.openai.planner.draft import Draft
+from lmql_backends.openai.planner.lifting import Doubt, Lifting, UnknownShareError
 from lmql_backends.openai.planner.proposals import Proposal
 
 UNKNOWN_LOGPROB = math.nan
+NO_PIECE = Reply(token_ids=(), are_ids_exact=True, text="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +34,31 @@ class Reading:
 
     Tokens that are in the draft already (forced ones) have to be the same in the answer: what follows other
     tokens is drawn from another distribution. Nor is a token of a proposal that does not cover the mask.
+    Reading pauses at a `doubt`, until `resolve` tells the probabilities that are in question.
     """
 
-    def __init__(self, draft: Draft, proposal: Proposal, *, repeated: int = 0) -> None:
-        """`repeated`: with so many of the draft's last tokens the answer has to begin."""
+    def __init__(
+        self, draft: Draft, proposal: Proposal, *, repeated: int = 0, lifting: Lifting | None = None
+    ) -> None:
+        """`repeated`: with so many of the draft's last tokens the answer has to begin. `lifting`: of the
+        proposal's bans."""
         self.taken = 0
         """Tokens of the answer that are now in the draft."""
         self.is_over = False
         """No further token of the answer is of use."""
         self.rejection: Rejection | None = None
         self.are_ids_exact = True
+        self.doubt: Doubt | None = None
+        """Tokens whose probabilities have to be known."""
+        self.lifted: list[int] = []
+        """Banned tokens that came, or may have come."""
+        self._tops: tuple[TopLogprob, ...] = ()
+        self._lifting = lifting
+        self._stands_at = -1
+        """Place of a token that needs no further coin."""
+        self._piece = NO_PIECE
+        self._next = 0
+        """Which of the piece's tokens is read next."""
         self._draft = draft
         self._proposal = proposal
         self._begin = len(draft.token_ids) - repeated
@@ -47,15 +66,38 @@ class Reading:
 
     def read(self, piece: Reply) -> None:
         """The answer, or its next piece."""
-        for place, token_id in enumerate(piece.token_ids):
+        self._piece, self._next = piece, 0
+        self._go_on()
+
+    def resolve(self, probabilities: Sequence[float]) -> None:
+        """Go on after a doubt: the model's probabilities of the tokens in question."""
+        doubt, self.doubt = self.doubt, None
+        assert doubt is not None
+        assert self._lifting is not None
+        if self._lifting.came(doubt, probabilities):
+            is_last = doubt.unknown[-1] == doubt.instead
+            self._take_instead(doubt.instead, math.log(probabilities[-1]) if is_last else None)
+        else:
+            self._stands_at = len(self._draft.token_ids)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        piece = self._piece
+        while self._next < len(piece.token_ids):
             if self.is_over:
                 return
+            place = self._next
             logprob = piece.logprobs[place] if piece.logprobs is not None else UNKNOWN_LOGPROB
             tops = piece.tops[place] if piece.tops is not None else ()
             self.are_ids_exact &= piece.are_ids_exact
-            self._read_token(token_id, logprob, tops, piece)
+            self._read_token(piece.token_ids[place], logprob, tops, piece)
+            if self.doubt is not None:
+                return
+            self._next += 1
         if piece.is_ended and not self.is_over:
             self._read_end(piece)
+            if self.doubt is not None:
+                return
         if piece.finish_reason == "length" and not self.is_over and not self.taken:
             # There is no room for a single token.
             self._draft.ending = (FinishReason.LENGTH, "context")
@@ -74,7 +116,7 @@ class Reading:
                 self.taken += 1
                 self._stop_at_end()
             return
-        if self._is_blocked():
+        if self._is_blocked() or not self._stands(TopLogprob(token_id, logprob), tops, piece):
             return
         if draft.offer(token_id, self._record(logprob, tops, piece)):
             self.taken += 1
@@ -90,6 +132,8 @@ class Reading:
             return
         ends = (piece.end_id,) if piece.end_id is not None else tuple(draft.eos_token_ids)[:1]
         logprob = UNKNOWN_LOGPROB if piece.end_logprob is None else piece.end_logprob
+        if ends and not self._stands(TopLogprob(ends[0], logprob), piece.end_tops, piece):
+            return
         if not ends and draft.matcher is not None and draft.matcher.is_accepting:
             draft.ending = (FinishReason.STOP, "eos")
         elif not ends or not draft.offer(ends[0], self._record(logprob, piece.end_tops, piece)):
@@ -114,6 +158,42 @@ class Reading:
         ):
             self.is_over = True
         return self.is_over
+
+    def _stands(self, drawn: TopLogprob, tops: tuple[TopLogprob, ...], piece: Reply) -> bool:
+        """Whether the model would have drawn this token without the bans, too. Otherwise there is a doubt, or
+        the answer is over."""
+        draft = self._draft
+        if self._lifting is None or self._stands_at == len(draft.token_ids):
+            return True
+        row = draft.allowed_row()
+        allowed = [item for item in self._proposal.lifted if row is None or row_allows(row, item)]
+        if not allowed:
+            return True
+        self._tops = tops
+        try:
+            if not piece.are_logprobs_raw:
+                raise UnknownShareError
+            other = self._lifting.instead(drawn, tops, allowed)
+        except UnknownShareError:
+            self.is_over = True
+            return False
+        if isinstance(other, Doubt):
+            self.doubt = other
+            self.lifted.append(other.instead)
+        elif other is not None:
+            self.lifted.append(other)
+            self._take_instead(other)
+        return other is None
+
+    def _take_instead(self, token_id: int, logprob: float | None = None) -> None:
+        """A token that was banned. What follows in the answer follows another one."""
+        if logprob is None:
+            logprob = next(item.logprob for item in self._tops if item.token_id == token_id)
+        if self._draft.offer(token_id, record_of(self._draft, logprob, self._tops)):
+            self.taken += 1
+        else:
+            self.rejection = Rejection((TopLogprob(token_id, logprob),), self._tops, are_raw=True)
+        self.is_over = True
 
     def _reject(self, drawn: tuple[TopLogprob, ...], tops: tuple[TopLogprob, ...], piece: Reply) -> None:
         self.rejection = Rejection(drawn, tops, piece.are_logprobs_raw)

@@ -54,6 +54,14 @@ def choices_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     return choices
 
 
+def in_order(choices: list[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """The choices of one prompt by their ``index``, as they came where that is no order."""
+    places = [choice.get("index") for choice in choices]
+    if not all(isinstance(place, int) for place in places):
+        return tuple(choices)
+    return tuple(sorted(choices, key=lambda choice: int(choice["index"])))
+
+
 def share_out(
     choices: list[dict[str, Any]], prompts: int, per_prompt: int
 ) -> list[tuple[dict[str, Any], ...] | None] | None:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from dcmodel.errors import InvalidRequestError
-from lmql_backends.openai.transport.answers import Answer, choices_of, parse
+from lmql_backends.openai.transport.answers import Answer, choices_of, in_order, parse
 from lmql_backends.openai.transport.cache import AnswerCache
 from lmql_backends.openai.transport.configuration import Configuration
 from lmql_backends.openai.transport.continuation import (
@@ -204,7 +204,7 @@ class Transport:
             raise to_error(failure, self._where) from failure
         self.counters.add_usage(message.get("usage"))
         return Answer(
-            choices=tuple(message["choices"]),
+            choices=in_order(message["choices"]),
             usage=message.get("usage"),
             system_fingerprint=message.get("system_fingerprint") or "",
             spent=job.spent,

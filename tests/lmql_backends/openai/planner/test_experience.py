@@ -13,7 +13,7 @@ from fakes.small_tokenizer import small_tokenizer
 
 from dcmodel.constraints import Regex
 from dcmodel.types import GenerateRequest, SamplingParams
-from lmql_backends.openai.planner.experience import KEPT_RULES, Experience
+from lmql_backends.openai.planner.experience import KEPT_RULES, MOST_OPENERS, Experience
 from lmql_backends.openai.planner.shortest import ShortestTokens
 
 TOKENIZER = small_tokenizer()
@@ -70,7 +70,7 @@ async def test_later_texts_of_a_rule_are_asked_for_in_their_length() -> None:
 
 
 async def test_tokens_that_were_refused_often_are_banned_with_the_first_refusal() -> None:
-    api = ApiModel(model=MODEL, tokenizer=TOKENIZER, capabilities=ABLE)
+    api = ApiModel(model=MODEL, tokenizer=TOKENIZER, capabilities=ABLE, gives_several=False)
     planned = Planned(api)
     costs = [(await planned.complete(request(Regex("[a-z ]{8}")))).cost.requests for _ in range(60)]
     assert np.mean(costs[40:]) < 0.8 * np.mean(costs[:5])
@@ -97,3 +97,35 @@ async def test_a_seed_gives_the_same_text_whatever_came_before() -> None:
         await planned.complete(request(rule))
     again = await planned.complete(request(rule, seed=5))
     assert again.token_ids == first.token_ids
+
+
+def test_openers_are_refused_often_and_stay() -> None:
+    experience = Experience()
+    experience.add_opening("a", [7])
+    assert experience.openers("a") == ()
+    experience.add_opening("a", [7])
+    for _ in range(100):
+        experience.add_opening("a", [])
+    experience.add_opening("a", [8])
+    experience.add_opening("a", [8])
+    assert experience.openers("a") == (7,), "two of a hundred are too few"
+    for token_id in range(20, 40):
+        experience.add_opening("a", [token_id] * 9)
+    assert len(experience.openers("a")) == MOST_OPENERS
+    assert experience.openers("b") == ()
+
+
+def test_an_opener_that_is_wanted_later_is_none() -> None:
+    experience = Experience()
+    for _ in range(10):
+        experience.add_opening("a", [7])
+        experience.add_opening("a", [8])
+    for _ in range(20):
+        experience.add_opening("a", [], lifted=[7])
+        experience.add_opening("a", [], lifted=[7])
+        experience.add_opening("a", [], lifted=[8])
+        for _ in range(3):
+            experience.add_opening("a", [])
+    assert experience.openers("a") == (8,)
+    experience.add_opening("a", [7])
+    assert experience.openers("a") == (8,), "it is not tried again"

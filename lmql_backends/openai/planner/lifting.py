@@ -1,0 +1,100 @@
+"""`Lifting`: bans that hold for a whole answer, and cost no exactness where a banned token is allowed.
+
+Under a ban of the tokens B, a token x comes from p given that it is none of B. The model would have drawn b
+of B with the probability p(b): a coin decides whether that is what happened here; else x stands. p(b) is
+known where b is among the likeliest tokens that are shown; any other has at most the probability of the last
+one of these. With that bound for p(b), the coin tells which b is in question: it was drawn with the
+probability p(b) / bound, and the endpoint is asked for p(b). That is seldom, where the tokens shown are most
+of the mass. Where the mask refuses b, it would have been thrown away, and another token drawn: the next coin
+is tossed first, as nothing has to be known of b where x stands after it, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dcmodel.types import TopLogprob
+
+MOST_IN_QUESTION = 0.5
+"""Where banned tokens that are allowed, and not shown, may have more of the mass than this, the answer is
+read no further."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A banned token may have come instead of the one that was drawn."""
+
+    instead: int
+    unknown: tuple[int, ...]
+    """It has come if each of these was drawn, one after the other: the mask refuses all but the last."""
+    bound: float
+    """The probability of each is at most this."""
+
+
+class UnknownShareError(Exception):
+    """The tokens shown do not tell enough of the banned ones."""
+
+
+class Lifting:
+    """Of one answer."""
+
+    def __init__(self, banned: Sequence[int], temperature: float, numbers: np.random.Generator) -> None:
+        """`temperature`: 0 or 1."""
+        self._banned = tuple(banned)
+        self._is_greedy = temperature == 0.0
+        self._numbers = numbers
+
+    def instead(
+        self, drawn: TopLogprob, tops: Sequence[TopLogprob], allowed: Collection[int]
+    ) -> int | Doubt | None:
+        """What the model would have drawn instead of `drawn`; None: that very token.
+
+        `tops`: the likeliest tokens without the ban; `allowed`: those of the banned that the mask allows.
+        Raises `UnknownShareError`.
+        """
+        if self._is_greedy:
+            return _likelier(drawn, tops, allowed)
+        # What was drawn may be shown in addition, below the likeliest ones.
+        others = [item.logprob for item in tops if item.token_id != drawn.token_id]
+        least = math.exp(min(others)) if others else 1.0
+        shown = {item.token_id: math.exp(item.logprob) for item in tops}
+        bounds = [shown.get(item, least) for item in self._banned]
+        if math.fsum(bounds) > 1.0 or least * len(set(allowed) - shown.keys()) > MOST_IN_QUESTION:
+            raise UnknownShareError
+        refused: list[int] = []
+        while True:
+            token_id = self._toss(bounds)
+            if token_id is None:
+                return None  # whether or not something was refused before
+            if token_id in allowed:
+                unknown = refused if token_id in shown else [*refused, token_id]
+                return Doubt(token_id, tuple(unknown), least) if unknown else token_id
+            if token_id not in shown:
+                refused.append(token_id)
+
+    def came(self, doubt: Doubt, probabilities: Sequence[float]) -> bool:
+        """Whether the tokens in question were drawn, now that their probabilities are known."""
+        return all(self._numbers.random() * doubt.bound < value for value in probabilities)
+
+    def _toss(self, bounds: Sequence[float]) -> int | None:
+        left = self._numbers.random()
+        for token_id, bound in zip(self._banned, bounds, strict=True):
+            left -= bound
+            if left < 0.0:
+                return token_id
+        return None
+
+
+def _likelier(drawn: TopLogprob, tops: Sequence[TopLogprob], allowed: Collection[int]) -> int | None:
+    """At temperature 0, the likeliest; of equals the lowest id."""
+    if all(item.token_id != drawn.token_id for item in tops):
+        raise UnknownShareError
+    best = min(
+        (item for item in tops if item.token_id in allowed or item.token_id == drawn.token_id),
+        key=lambda item: (-item.logprob, item.token_id),
+    )
+    return None if best.token_id == drawn.token_id else best.token_id
