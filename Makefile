@@ -10,6 +10,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 RUNTIME := $(VENV)/.dcmodel-runtime
 TOOLS := $(VENV)/.dcmodel-tools
 PYTEST_ARGS ?=
+WORKERS ?= 2
 RAY := .venv-ray
 VLLM := .venv-vllm
 RAY_PIP := $(RAY)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt
@@ -24,9 +25,9 @@ help: ## this list
 demo: $(RUNTIME) ## install, then constrained generation and scoring on the embedded model
 	@$(BIN)/dcmodel demo
 
-test: $(TOOLS) ## install, then the whole test suite
+test: $(TOOLS) ## install, then the whole test suite, in two processes (WORKERS=2)
 	-@$(BIN)/python scripts/install_llama_cpp.py
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 test-ray: $(RAY_TOOLS) ## the server on a small cluster of Ray, in an environment of its own
 	$(RAY)/bin/python -m pytest tests/lmql_backends/ray_serve $(PYTEST_ARGS)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes on a busy machine says nothing of what is tested.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,7 +25,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    is_worker = hasattr(config, "workerinput")
+    if is_worker:
+        # Each of these processes has a core to itself; their children, too, are to start no more threads.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     if config.getoption("--record"):
+        if is_worker or config.getoption("numprocesses", None):
+            raise pytest.UsageError("--record needs all tests in one process: leave out -n")
         from conformance.recording import Recorder
 
         config.pluginmanager.register(Recorder(Path(config.getoption("--record"))))

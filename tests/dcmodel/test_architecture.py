@@ -163,7 +163,8 @@ def test_importing_dcmodel_is_light():
 
 
 def test_importing_dcmodel_takes_no_time():
-    program = "import time; began = time.perf_counter(); import dcmodel; print(time.perf_counter() - began)"
+    # Of this process's own time: what runs beside it does not count.
+    program = "import time; began = time.process_time(); import dcmodel; print(time.process_time() - began)"
     assert min(float(run_python(program)) for _ in range(3)) < MAX_IMPORT_SECONDS
 
 

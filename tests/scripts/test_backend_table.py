@@ -122,6 +122,16 @@ def test_a_run_is_recorded_and_merged_with_earlier_ones(tmp_path):
     assert set(case["outcomes"]) == set(found["tests"]) < suite_tests()
 
 
+def test_a_run_in_several_processes_is_not_recorded(tmp_path):
+    pytest.importorskip("xdist")
+    path = tmp_path / "record.json"
+    command = [sys.executable, "-m", "pytest", "-n", "2", f"--record={path}", "tests/conformance"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, cwd=ROOT)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--record needs all tests in one process" in done.stderr
+    assert not path.exists()
+
+
 def test_a_backend_that_is_not_there_leaves_the_record_as_it_was(tmp_path):
     if importlib.util.find_spec("llama_cpp") is not None:
         pytest.skip("llama-cpp-python is installed")

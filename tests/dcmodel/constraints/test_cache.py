@@ -34,6 +34,19 @@ class Slow(Constraint):
         raise NotImplementedError
 
 
+class Held(Slow):
+    """Compiles until it is let go."""
+
+    def __init__(self):
+        super().__init__(seconds=0)
+        self.begun, self.let_go = threading.Event(), threading.Event()
+
+    def compile(self, tokenizer):
+        self.begun.set()
+        assert self.let_go.wait(600)
+        return super().compile(tokenizer)
+
+
 def test_a_rule_is_compiled_once_for_a_vocabulary(small):
     cache = ConstraintCache()
     first = cache.get(Regex("a+"), small)
@@ -58,12 +71,13 @@ def test_threads_that_ask_for_one_rule_compile_it_once(small):
 
 
 def test_a_rule_in_the_making_does_not_hold_up_another(small):
-    cache = ConstraintCache()
-    thread = threading.Thread(target=cache.get, args=(Slow(seconds=1), small))
+    cache, held = ConstraintCache(), Held()
+    thread = threading.Thread(target=cache.get, args=(held, small), daemon=True)
     thread.start()
-    begin = time.monotonic()
-    cache.get(Choice(["a"]), small)
-    assert time.monotonic() - begin < 0.9
+    assert held.begun.wait(60)
+    assert cache.get(Choice(["a"]), small)
+    assert thread.is_alive()
+    held.let_go.set()
     thread.join()
 
 

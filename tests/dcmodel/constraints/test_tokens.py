@@ -163,7 +163,11 @@ def test_a_function_that_returns_nonsense_is_told_so(small, answer, message):
             method()
 
 
-@pytest.mark.parametrize("answer", [[], np.zeros(288, dtype=bool), TokenMask.none(288), iter(())], ids=repr)
+@pytest.mark.parametrize(
+    "answer",
+    [[], np.zeros(288, dtype=bool), TokenMask.none(288), iter(())],
+    ids=["list", "array", "mask", "iterator"],
+)
 def test_a_function_that_allows_nothing_is_a_dead_end(small, answer):
     matcher = MaskFunction(lambda token_ids: answer).compile(small).matcher()
     with pytest.raises(DeadEndError, match="allows no token after 0"):

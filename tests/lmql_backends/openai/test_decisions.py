@@ -113,7 +113,7 @@ async def test_nobody_is_asked_for_decisions_who_did_not_ask(local, tmp_path) ->
         {"constraint": Choice(OPTIONS), "top_logprobs": 3},
         {"constraint": Choice(OPTIONS), "logit_bias": {5: 1.0}},
     ],
-    ids=str,
+    ids=["a pattern", "one option", "temperature", "top_p", "top_logprobs", "logit_bias"],
 )
 async def test_what_a_judgement_cannot_give_is_drawn_token_by_token(local, tmp_path, options) -> None:
     limits = {"preset": "open", "decisions": True}

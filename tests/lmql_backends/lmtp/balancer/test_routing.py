@@ -79,7 +79,7 @@ async def test_more_tokens_than_announced_never_make_a_load_negative(workers):
     assert workers[0].load == 0
 
 
-@pytest.mark.parametrize("state", set(WorkerState) - {WorkerState.READY})
+@pytest.mark.parametrize("state", [state for state in WorkerState if state is not WorkerState.READY])
 async def test_only_ready_workers_are_taken(workers, state):
     router = Router(SETTINGS)
     for worker in workers[:2]:

