@@ -21,5 +21,7 @@ class OpenAIStream(LocalStream):
         certificate = completion.certificate
         if facts.detail:
             certificate = replace(certificate, detail=facts.detail)
-        usage = replace(completion.usage, cached_tokens=facts.cost.cached_tokens)
+        # A text of several requests sent its prompt, and what was there of it, several times.
+        cached = min(facts.cost.cached_tokens, completion.usage.prompt_tokens)
+        usage = replace(completion.usage, cached_tokens=cached)
         return replace(completion, cost=facts.cost, certificate=certificate, usage=usage)

@@ -125,6 +125,16 @@ async def test_faults_that_come_together_change_nothing(local, item) -> None:
     await assert_undisturbed(local, item, TOGETHER)
 
 
+async def test_no_more_of_the_prompt_was_cached_than_there_is(local) -> None:
+    """Each part of a text that was cut sends the text so far, too."""
+    async with befallen(local, [{"fault": "stream_close", "after": 12, "requests": [1]}]) as (model, double):
+        request = GenerateRequest(prompt_ids=PROMPT, max_tokens=24, ignore_eos=True)
+        completion = await model.generate(request).completion()
+    assert len(double.records) == 2
+    assert completion.cost.cached_tokens > len(PROMPT)
+    assert completion.usage.cached_tokens == completion.usage.prompt_tokens == len(PROMPT)
+
+
 async def test_scores_are_the_same(local) -> None:
     asked = ScoreRequest(prompt_ids=PROMPT, continuations=((5, 6), (7,), (8, 9, 10)))
     expected = await local.score(asked)
