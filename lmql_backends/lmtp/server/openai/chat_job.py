@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from dcmodel.errors import CapabilityError
 from lmql_backends.lmtp.server.contracts import ServedModel
 from lmql_backends.lmtp.server.openai.constraints import constraint_of
 from lmql_backends.lmtp.server.openai.errors import FieldError
@@ -50,6 +51,12 @@ def make_job(body: ChatBody, served: ServedModel) -> Job:
 
 def conversation_ids(served: ServedModel, body: ChatBody | TokenizeBody) -> tuple[int, ...]:
     """The conversation as the model was trained to read it."""
+    if not served.model.info.chat_template:
+        raise CapabilityError(
+            f"the model {served.name!r} has no chat template: it is not made for conversations, "
+            "or does not say how.",
+            remedy="Send the prompt as a text, to /v1/completions, or serve a model that was tuned for chat.",
+        )
     plain = [_plain(message, f"messages[{place}]") for place, message in enumerate(body.messages or ())]
     if not body.continue_final_message:
         generation = body.add_generation_prompt is not False

@@ -72,7 +72,7 @@ def test_log_probabilities_have_the_new_form(client, llm):
 
 
 def test_a_model_without_a_template_says_so(client):
-    with pytest.raises(openai.BadRequestError, match="has no chat template"):
+    with pytest.raises(openai.BadRequestError, match="The model 'plain/text' has no chat template"):
         client.chat.completions.create(model="plain/text", messages=MESSAGES)
 
 
