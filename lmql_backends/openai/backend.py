@@ -39,7 +39,7 @@ class OpenAIBackend(Backend):
         from dcmodel.loop import run
         from lmql_backends.openai.opening import open_model
 
-        for item in ("max_sequences", "kv_tokens", "max_batch_tokens", "dtype"):
+        for item in ("device", "dtype", "max_sequences", "kv_tokens", "max_batch_tokens"):
             if (value := getattr(options, item)) is not None:
                 raise InvalidRequestError(
                     f"{item}={value!r} cannot be set for a model of an endpoint.",

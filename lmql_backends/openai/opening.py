@@ -222,7 +222,10 @@ def _check_kinds(given: Mapping[str, Any]) -> None:
             raise InvalidRequestError(f"{name} is {given[name]!r:.60}; it must be true or false.")
     for name in TEXT_OPTIONS:
         if name in given and not isinstance(given[name], str):
-            raise InvalidRequestError(f"{name} is {given[name]!r:.60}; it must be a text.")
+            raise InvalidRequestError(
+                f"{name} is {given[name]!r:.60}; it must be a text.",
+                remedy=f"On the command line: --option '{name}=\"...\"'.",
+            )
     for name in ("default_headers", "default_query", "extra_body"):
         if name in given and not isinstance(given[name], Mapping):
             raise InvalidRequestError(

@@ -11,11 +11,13 @@ from fakes.openai_models import OURS
 from fakes.small_tokenizer import small_tokenizer, trained
 
 from dcmodel import LLM
+from dcmodel.backend import LoadOptions
 from dcmodel.cli import main
 from dcmodel.errors import ConnectionLostError, InvalidRequestError, ModelNotFoundError, SetupError
 from dctokenizers import TokenizerError, from_huggingface
 from lmql_backends.lmtp.server.openai.double import Double, limits_from
 from lmql_backends.lmtp.server.server import LMTPServer
+from lmql_backends.openai.backend import BACKEND
 from lmql_backends.openai.encoding import encoding_of
 from lmql_backends.openai.opening import open_model
 from lmql_backends.openai.probe_cache import ProbeCache
@@ -160,6 +162,14 @@ async def test_an_option_that_is_none_is_as_good_as_left_out(url, tmp_path) -> N
     nothing = dict.fromkeys(("chat", "masks_choices", "window", "capabilities", "probe", "prices", "seconds"))
     async with opened(url, tmp_path, **nothing) as model:
         assert model.capabilities.token_id_prompts
+
+
+@pytest.mark.parametrize("option", [{"device": "cuda"}, {"dtype": "float32"}, {"kv_tokens": 512}])
+def test_what_only_a_local_model_has_is_refused(option) -> None:
+    with pytest.raises(
+        InvalidRequestError, match=rf"{next(iter(option))}=.* cannot be set for a model of an"
+    ):
+        BACKEND.load("openai:fake", LoadOptions(**option))
 
 
 async def test_a_wrong_option_names_the_right_one(url, tmp_path) -> None:
