@@ -64,6 +64,8 @@ class ApiModel:
     drawn: int = 0
     lies: list[GrammarKind] = field(default_factory=list)
     knows_ids: bool = True
+    shows_ends: bool = True
+    """What is known of the token that ends a text; OpenAI tells nothing."""
     gives_several: bool = True
     """Whether ``n`` is taken."""
     counts: list[int] = field(default_factory=list)
@@ -224,16 +226,16 @@ class ApiModel:
         return known[count]
 
     def _end(self, about, logprob, tops) -> Reply:
-        sees = self.capabilities.shows_logprobs
+        sees = self.capabilities.shows_logprobs and self.shows_ends
         return Reply(
             token_ids=(),
             text="",
-            logprobs=() if sees else None,
-            tops=() if sees else None,
+            logprobs=() if self.capabilities.shows_logprobs else None,
+            tops=() if self.capabilities.shows_logprobs else None,
             finish_reason="stop",
             is_ended=True,
             end_logprob=logprob if sees else None,
-            end_tops=tops,
+            end_tops=tops if sees else (),
             **about,
         )
 

@@ -14,10 +14,11 @@ import numpy as np
 from dcmodel.constraint import MaskRow
 from dcmodel.errors import MaskNotRepresentableError
 from dcmodel.scheduling.randomness import SEED_MASK, child_seed
+from dcmodel.types import TopLogprob
 from lmql_backends.openai.custom_tools import is_tool
 from lmql_backends.openai.endpoint_api import Ask, Asker, Reply, SentPrompt, ServerGrammar
 from lmql_backends.openai.planner.draft import Draft
-from lmql_backends.openai.planner.lifting import Doubt, Lifting
+from lmql_backends.openai.planner.lifting import Doubt, Hidden, Lifting
 from lmql_backends.openai.planner.proposals import Means, Proposal, adjustments
 from lmql_backends.openai.planner.reading import Reading
 
@@ -26,6 +27,7 @@ SHOWN = 20
 LONGEST_CHARACTER = 3
 """Tokens that may be taken back where a text would end inside a character."""
 ATTEMPT_BITS = 20
+UNSEEN = "the share of a banned token was not shown"
 
 T = TypeVar("T")
 
@@ -120,9 +122,12 @@ class Questions:
 
     async def _let_read(self, reading: Reading, piece: Reply) -> None:
         await apart(self.draft, partial(reading.read, piece))
-        while reading.doubt is not None:
-            shares = [await self._share_of(token_id, reading.doubt) for token_id in reading.doubt.unknown]
-            await apart(self.draft, partial(reading.resolve, shares))
+        while (doubt := reading.doubt) is not None:
+            if isinstance(doubt, Hidden):
+                await apart(self.draft, partial(reading.show, await self._likeliest()))
+            else:
+                shares = [await self._share_of(token_id, doubt) for token_id in doubt.unknown]
+                await apart(self.draft, partial(reading.resolve, shares))
 
     def _close(self, reading: Reading) -> None:
         if reading.taken and not reading.are_ids_exact:
@@ -136,13 +141,26 @@ class Questions:
 
     async def _share_of(self, token_id: int, doubt: Doubt) -> float:
         """The probability of a token as the next one."""
-        proposal = self.means.only(token_id)
-        reply = await self.asker.ask(self._ask_of(self._sent(proposal)[0], proposal, 1, 0, None, 1.0))
-        self.draft.account.charge(reply.cost)
+        reply = await self._look(self.means.only(token_id))
         if reply.token_ids[:1] == (token_id,) and reply.logprobs:
             return math.exp(reply.logprobs[0])
-        self.draft.account.inexact("the share of a banned token was not shown", doubt.bound)
+        self.draft.account.inexact(UNSEEN, doubt.bound)
         return 0.0
+
+    async def _likeliest(self) -> tuple[TopLogprob, ...]:
+        """Of the next token. Where a text ends, many endpoints show nothing: its end is banned."""
+        proposal = self.means.banning(self.draft.eos_token_ids, {})
+        reply = await self._look(proposal or self.free())
+        if reply.tops and reply.tops[0]:
+            return reply.tops[0]
+        self.draft.account.inexact(UNSEEN)
+        return ()
+
+    async def _look(self, proposal: Proposal) -> Reply:
+        """One token, for what is shown of its place."""
+        reply = await self.asker.ask(self._ask_of(self._sent(proposal)[0], proposal, 1, 0, None, 1.0))
+        self.draft.account.charge(reply.cost)
+        return reply
 
     async def _read_stream(self, ask: Ask, reading: Reading) -> None:
         """Leaving early closes the response."""

@@ -35,8 +35,14 @@ class Doubt:
     """The probability of each is at most this."""
 
 
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """The likeliest tokens of a place have to be seen: they came with no token there."""
+
+
 class UnknownShareError(Exception):
-    """The tokens shown do not tell enough of the banned ones."""
+    """The tokens shown do not tell enough of the banned ones. It does not depend on which one was drawn: to
+    throw only some of them away would change the distribution."""
 
 
 class Lifting:
@@ -58,9 +64,9 @@ class Lifting:
         """
         if self._is_greedy:
             return _likelier(drawn, tops, allowed)
-        # What was drawn may be shown in addition, below the likeliest ones.
-        others = [item.logprob for item in tops if item.token_id != drawn.token_id]
-        least = math.exp(min(others)) if others else 1.0
+        # The last one may be no more than what was drawn: OpenAI shows that in addition.
+        likeliest = sorted((item.logprob for item in tops), reverse=True)[:-1]
+        least = math.exp(likeliest[-1]) if likeliest else 1.0
         shown = {item.token_id: math.exp(item.logprob) for item in tops}
         bounds = [shown.get(item, least) for item in self._banned]
         if math.fsum(bounds) > 1.0 or least * len(set(allowed) - shown.keys()) > MOST_IN_QUESTION:

@@ -12,7 +12,7 @@ from dcmodel.scheduling.sequence import LogprobRecord
 from dcmodel.types import FinishReason, TopLogprob
 from lmql_backends.openai.endpoint_api import Reply
 from lmql_backends.openai.planner.draft import Draft
-from lmql_backends.openai.planner.lifting import Doubt, Lifting, UnknownShareError
+from lmql_backends.openai.planner.lifting import Doubt, Hidden, Lifting, UnknownShareError
 from lmql_backends.openai.planner.proposals import Proposal
 
 UNKNOWN_LOGPROB = math.nan
@@ -34,7 +34,8 @@ class Reading:
 
     Tokens that are in the draft already (forced ones) have to be the same in the answer: what follows other
     tokens is drawn from another distribution. Nor is a token of a proposal that does not cover the mask.
-    Reading pauses at a `doubt`, until `resolve` tells the probabilities that are in question.
+    Reading pauses at a `doubt`, until `resolve` tells the probabilities that are in question, or `show` the
+    tokens.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class Reading:
         """No further token of the answer is of use."""
         self.rejection: Rejection | None = None
         self.are_ids_exact = True
-        self.doubt: Doubt | None = None
-        """Tokens whose probabilities have to be known."""
+        self.doubt: Doubt | Hidden | None = None
+        """What has to be known of this place."""
         self.lifted: list[int] = []
         """Banned tokens that came, or may have come."""
         self._tops: tuple[TopLogprob, ...] = ()
         self._lifting = lifting
+        self._shown: tuple[int, tuple[TopLogprob, ...]] = -1, ()
+        """A place whose likeliest tokens were asked for, and these."""
         self._stands_at = -1
         """Place of a token that needs no further coin."""
         self._piece = NO_PIECE
@@ -72,13 +75,23 @@ class Reading:
     def resolve(self, probabilities: Sequence[float]) -> None:
         """Go on after a doubt: the model's probabilities of the tokens in question."""
         doubt, self.doubt = self.doubt, None
-        assert doubt is not None
+        assert isinstance(doubt, Doubt)
         assert self._lifting is not None
         if self._lifting.came(doubt, probabilities):
             is_last = doubt.unknown[-1] == doubt.instead
             self._take_instead(doubt.instead, math.log(probabilities[-1]) if is_last else None)
         else:
             self._stands_at = len(self._draft.token_ids)
+        self._go_on()
+
+    def show(self, tops: tuple[TopLogprob, ...]) -> None:
+        """Go on with the likeliest tokens of this place; without any, what was drawn stands."""
+        self.doubt = None
+        place = len(self._draft.token_ids)
+        if tops:
+            self._shown = place, tops
+        else:
+            self._stands_at = place
         self._go_on()
 
     def _go_on(self) -> None:
@@ -169,11 +182,16 @@ class Reading:
         allowed = [item for item in self._proposal.lifted if row is None or row_allows(row, item)]
         if not allowed:
             return True
-        self._tops = tops
+        if not piece.are_logprobs_raw:
+            self.is_over = True
+            return False
+        place, shown = self._shown
+        self._tops = shown if place == len(draft.token_ids) else tops
+        if not self._tops:
+            self.doubt = Hidden()
+            return False
         try:
-            if not piece.are_logprobs_raw:
-                raise UnknownShareError
-            other = self._lifting.instead(drawn, tops, allowed)
+            other = self._lifting.instead(drawn, self._tops, allowed)
         except UnknownShareError:
             self.is_over = True
             return False

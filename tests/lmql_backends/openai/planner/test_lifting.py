@@ -100,7 +100,7 @@ def test_the_drawn_token_may_be_shown_below_the_likeliest() -> None:
     assert len(bounds) == pytest.approx(200, abs=60)
 
 
-@pytest.mark.parametrize("tops", [(), (TopLogprob(1, math.log(0.4)),)], ids=["none", "too likely"])
+@pytest.mark.parametrize("tops", [(), (TopLogprob(1, -1.0),)], ids=["none", "too few"])
 def test_what_is_not_known_is_not_guessed(tops) -> None:
     lifting = Lifting((7, 8, 9), 1.0, np.random.default_rng(1))
     with pytest.raises(UnknownShareError):
@@ -124,6 +124,22 @@ async def test_texts_come_as_often_as_under_local_masks(monkeypatch, tops) -> No
     assert set((await begun(planned, request()))[1]) & set(OPENERS)
     questions = [ask for ask in api.asks[before:] if len(ask.bias) == 1 and max(ask.bias.values()) > 0]
     assert questions or tops == 20
+
+
+@pytest.mark.parametrize("shows_ends", [True, False])
+async def test_ends_come_as_often_where_nothing_is_shown_of_them(monkeypatch, shows_ends) -> None:
+    monkeypatch.setattr(Opener, "is_worth_it", True)
+    rule = Regex("[a-f][a-bx-z]{0,2}")
+    model = Leaning(MODEL, TOKENIZER.eos_token_ids, 8.0)
+    api = ApiModel(model=model, tokenizer=TOKENIZER, shows_ends=shows_ends)
+    planned = Planned(api, window=4)
+    asked = replace(request(), constraint=rule)
+    await planned.counts(asked, 100)
+    counts, completions = await planned.counts(asked, 3_000)
+    assert all(item.certificate.exact and item.certificate.valid for item in completions)
+    expected = texts_of(model, TOKENIZER, PROMPT, rule)
+    assert total_variation(counts, expected) <= noise(expected, 3_000)
+    assert set((await begun(planned, asked))[1]) & set(OPENERS)
 
 
 async def test_a_text_begins_in_vain_only_until_that_is_known(monkeypatch) -> None:
