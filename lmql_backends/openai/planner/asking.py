@@ -20,7 +20,7 @@ from lmql_backends.openai.endpoint_api import Ask, Asker, Reply, SentPrompt, Ser
 from lmql_backends.openai.planner.draft import Draft
 from lmql_backends.openai.planner.lifting import Doubt, Hidden, Lifting
 from lmql_backends.openai.planner.proposals import Means, Proposal, adjustments
-from lmql_backends.openai.planner.reading import Reading
+from lmql_backends.openai.planner.reading import FirstToken, Reading
 
 SHOWN = 20
 """Likeliest tokens that are asked for; OpenAI shows no more."""
@@ -127,7 +127,8 @@ class Questions:
                 await apart(self.draft, partial(reading.show, await self._likeliest()))
             else:
                 shares = [await self._share_of(token_id, doubt) for token_id in doubt.unknown]
-                await apart(self.draft, partial(reading.resolve, shares))
+                drawn = await self._drawn_anew(doubt.draws)
+                await apart(self.draft, partial(reading.resolve, shares, drawn))
 
     def _close(self, reading: Reading) -> None:
         if reading.taken and not reading.are_ids_exact:
@@ -146,6 +147,16 @@ class Questions:
             return math.exp(reply.logprobs[0])
         self.draft.account.inexact(UNSEEN, doubt.bound)
         return 0.0
+
+    async def _drawn_anew(self, count: int) -> list[int]:
+        """So many draws of the next token, without any ban."""
+        found: list[int] = []
+        while len(found) < count:
+            for reply in await self.draws(self.free(), count=count - len(found), attempt=0):
+                first = FirstToken(self.draft, self.free())
+                first.read(reply)
+                found.append(-1 if first.found is None else first.found.token_id)
+        return found
 
     async def _likeliest(self) -> tuple[TopLogprob, ...]:
         """Of the next token. Where a text ends, many endpoints show nothing: its end is banned."""

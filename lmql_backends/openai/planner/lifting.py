@@ -7,6 +7,10 @@ one of these. With that bound for p(b), the coin tells which b is in question: i
 probability p(b) / bound, and the endpoint is asked for p(b). That is seldom, where the tokens shown are most
 of the mass. Where the mask refuses b, it would have been thrown away, and another token drawn: the next coin
 is tossed first, as nothing has to be known of b where x stands after it, too.
+
+At a temperature T, p(b) becomes p(b) ** (1 / T) / Z, and of Z only the part of the shown tokens is known.
+With that part in the place of Z, the coin favours b: what it says holds as often as a draw at this
+temperature is one of the shown tokens. The endpoint is asked for such a draw.
 """
 
 from __future__ import annotations
@@ -33,6 +37,8 @@ class Doubt:
     """It has come if each of these was drawn, one after the other: the mask refuses all but the last."""
     bound: float
     """The probability of each is at most this."""
+    draws: int = 0
+    """So many new draws have to be among the likeliest tokens, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +55,8 @@ class Lifting:
     """Of one answer."""
 
     def __init__(self, banned: Sequence[int], temperature: float, numbers: np.random.Generator) -> None:
-        """`temperature`: 0 or 1."""
         self._banned = tuple(banned)
-        self._is_greedy = temperature == 0.0
+        self._temperature = temperature
         self._numbers = numbers
 
     def instead(
@@ -62,29 +67,35 @@ class Lifting:
         `tops`: the likeliest tokens without the ban; `allowed`: those of the banned that the mask allows.
         Raises `UnknownShareError`.
         """
-        if self._is_greedy:
+        if not self._temperature:
             return _likelier(drawn, tops, allowed)
         # The last one may be no more than what was drawn: OpenAI shows that in addition.
         likeliest = sorted((item.logprob for item in tops), reverse=True)[:-1]
         least = math.exp(likeliest[-1]) if likeliest else 1.0
         shown = {item.token_id: math.exp(item.logprob) for item in tops}
-        bounds = [shown.get(item, least) for item in self._banned]
-        if math.fsum(bounds) > 1.0 or least * len(set(allowed) - shown.keys()) > MOST_IN_QUESTION:
+        scale = 1.0 if self._temperature == 1.0 else math.fsum(map(self._warm, shown.values()))
+        bounds = [self._warm(shown.get(item, least)) / scale for item in self._banned]
+        in_question = self._warm(least) / scale * len(set(allowed) - shown.keys())
+        if math.fsum(bounds) > 1.0 or in_question > MOST_IN_QUESTION:
             raise UnknownShareError
-        refused: list[int] = []
+        hits: list[int] = []
         while True:
             token_id = self._toss(bounds)
             if token_id is None:
                 return None  # whether or not something was refused before
+            hits.append(token_id)
             if token_id in allowed:
-                unknown = refused if token_id in shown else [*refused, token_id]
-                return Doubt(token_id, tuple(unknown), least) if unknown else token_id
-            if token_id not in shown:
-                refused.append(token_id)
+                unknown = tuple(item for item in hits if item not in shown)
+                draws = 0 if self._temperature == 1.0 else len(hits)
+                return Doubt(token_id, unknown, least, draws) if unknown or draws else token_id
 
     def came(self, doubt: Doubt, probabilities: Sequence[float]) -> bool:
-        """Whether the tokens in question were drawn, now that their probabilities are known."""
-        return all(self._numbers.random() * doubt.bound < value for value in probabilities)
+        """Whether the tokens in question were drawn, now that their probabilities (at temperature 1) are
+        known, and the new draws were among the likeliest tokens."""
+        return all(self._numbers.random() < self._warm(value / doubt.bound) for value in probabilities)
+
+    def _warm(self, probability: float) -> float:
+        return float(probability ** (1.0 / self._temperature))
 
     def _toss(self, bounds: Sequence[float]) -> int | None:
         left = self._numbers.random()

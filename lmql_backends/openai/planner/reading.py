@@ -72,14 +72,15 @@ class Reading:
         self._piece, self._next = piece, 0
         self._go_on()
 
-    def resolve(self, probabilities: Sequence[float]) -> None:
-        """Go on after a doubt: the model's probabilities of the tokens in question."""
+    def resolve(self, probabilities: Sequence[float], drawn: Sequence[int]) -> None:
+        """Go on after a doubt: the model's probabilities of the tokens in question, and the new draws."""
         doubt, self.doubt = self.doubt, None
         assert isinstance(doubt, Doubt)
         assert self._lifting is not None
-        if self._lifting.came(doubt, probabilities):
-            is_last = doubt.unknown[-1] == doubt.instead
-            self._take_instead(doubt.instead, math.log(probabilities[-1]) if is_last else None)
+        likeliest = {item.token_id for item in self._tops}
+        if likeliest.issuperset(drawn) and self._lifting.came(doubt, probabilities):
+            is_shown = doubt.instead in likeliest
+            self._take_instead(doubt.instead, None if is_shown else math.log(probabilities[-1]))
         else:
             self._stands_at = len(self._draft.token_ids)
         self._go_on()

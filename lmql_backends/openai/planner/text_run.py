@@ -150,7 +150,7 @@ class TextRun:
         be given back."""
         draft, able, sampling = self._draft, self._questions.asker.capabilities, self._draft.sampling_now
         shows_share = able.raw_logprobs and able.max_top_logprobs and able.token_id_prompts
-        is_plain = sampling.temperature in (0.0, 1.0) and not sampling.has_penalties
+        is_plain = sampling.top_p == 1.0 and not sampling.has_penalties
         if draft.request.constraint is None or not shows_share or not is_plain or self._questions.added:
             return None
         openers = self._experience.openers(self._attempts.rule_key)
