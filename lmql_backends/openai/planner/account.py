@@ -51,5 +51,7 @@ class Account:
 
     def finish(self, result: Completion) -> Completion:
         """The completion with what is known here."""
-        usage = replace(result.usage, cached_tokens=self.cost.cached_tokens)
+        # A text of several requests sends its prompt again and again.
+        cached = min(self.cost.cached_tokens, result.usage.prompt_tokens)
+        usage = replace(result.usage, cached_tokens=cached)
         return replace(result, usage=usage, certificate=self.certify(result.certificate), cost=self.cost)

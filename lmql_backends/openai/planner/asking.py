@@ -73,10 +73,11 @@ class Questions:
         attempt: int,
         grammar: ServerGrammar | None = None,
         temperature: float | None = None,
+        streams: bool = False,
     ) -> Reading:
         """Ask for up to `window` tokens, and take what is acceptable of them.
 
-        `temperature` instead of the request's.
+        `temperature` instead of the request's. `streams`: read the answer as it comes, in any case.
         Raises `MaskNotRepresentableError` where the output so far cannot be sent.
         """
         sent, repeated = self._sent(proposal)
@@ -85,7 +86,9 @@ class Questions:
         ask = self._ask_of(sent, proposal, min(window, self.left) + repeated, attempt, grammar, temperature)
         able = self.asker.capabilities
         by_tool = grammar is not None and is_tool(able.grammars.get(grammar.kind))
-        if self.streams and ask.max_tokens > 1 and not by_tool:  # a tool's input does not come as text
+        if (
+            (self.streams or streams) and ask.max_tokens > 1 and not by_tool
+        ):  # a tool's input does not come as text
             await self._read_stream(ask, reading)
         else:
             reply = await self.asker.ask(ask)

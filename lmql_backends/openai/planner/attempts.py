@@ -66,12 +66,11 @@ class Attempts:
         elif reading.is_over and reading.taken < window // 4 and not is_first:
             self._window = max(window // 2, SMALLEST_WINDOW)
 
-    async def ask(self, proposal: Proposal, *, window: int, temperature: float | None = None) -> Reading:
+    async def ask(self, proposal: Proposal, *, window: int, streams: bool = False) -> Reading:
+        """See `Questions.ask`."""
         place = self.place
         place.attempts += 1
-        reading = await self.questions.ask(
-            proposal, window=window, attempt=place.attempts, temperature=temperature
-        )
+        reading = await self.questions.ask(proposal, window=window, attempt=place.attempts, streams=streams)
         if reading.rejection is not None:
             self.note(reading.rejection, is_free=proposal.is_free)
         return reading

@@ -29,8 +29,10 @@ async def draw_judged(draft: Draft, judge: Judge) -> None:
     rule = draft.request.constraint
     if not isinstance(rule, Choice) or not _is_for(draft):
         return
+    healed = draft.request.healed
+    prompt = [*draft.token_ids[: draft.prompt_length], *draft.tokenizer.encode(healed)]
     try:
-        judgement = await judge(draft.token_ids[: draft.prompt_length], rule.options)
+        judgement = await judge(prompt, rule.options)
     except GenerationError as error:
         draft.account.remark(error.message.rstrip("."))
         return
@@ -40,7 +42,7 @@ async def draw_judged(draft: Draft, judge: Judge) -> None:
     draft.account.charge(judgement.cost)
     option = rule.options[_pick(draft, judgement.probabilities)]
     try:
-        ids = tuple(draft.tokenizer.encode(option))
+        ids = tuple(draft.tokenizer.encode(healed + option))
     except TokenizerError:
         draft.account.remark("the option that was decided for cannot be written in tokens")
         return
@@ -55,7 +57,7 @@ async def draw_judged(draft: Draft, judge: Judge) -> None:
 def _is_for(draft: Draft) -> bool:
     """Whether a distribution over whole options is all that is asked for."""
     request, sampling = draft.request, draft.sampling_now
-    has_begun = request.resumed or request.healed or request.canonical or draft.output_length
+    has_begun = request.resumed or request.canonical or draft.output_length
     is_cut = sampling.temperature and (sampling.top_p < 1.0 or sampling.top_k or sampling.min_p)
     return (
         not has_begun

@@ -9,6 +9,7 @@ import numpy as np
 from dcmodel.constraint import Constraint, MaskRow
 from dcmodel.constraints import Choice
 from dcmodel.errors import DeadEndError, MaskNotRepresentableError
+from dcmodel.mask import row_to_bools
 from dcmodel.types import FinishReason
 from lmql_backends.openai.planner.asking import Questions, apart
 from lmql_backends.openai.planner.attempts import Attempts
@@ -95,6 +96,8 @@ class TextRun:
             await self._corrections.correct(row)
         elif (masked := self._first_mask(row)) is not None:
             await self._attempts.ask(masked[0], window=masked[1])
+        elif self._is_free(row):
+            await self._attempts.ask(self._questions.free(), window=self._questions.left, streams=True)
         else:
             await self._speculate(row)
 
@@ -126,6 +129,12 @@ class TextRun:
             return None
         row = self._options.row(rule, self._draft)
         return None if row is None else self._questions.exactly(row)
+
+    def _is_free(self, row: MaskRow | None) -> bool:
+        """Whether no rule is left: what was healed has come."""
+        request, size = self._draft.request, self._draft.vocab_size
+        has_rule = request.constraint is not None or request.canonical
+        return not has_rule and row is not None and bool(row_to_bools(row, size).all())
 
     async def _speculate(self, row: MaskRow | None) -> None:
         """Draw freely. Exact: refused draws are thrown away."""

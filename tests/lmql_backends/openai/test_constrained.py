@@ -99,6 +99,17 @@ async def test_prompts_are_healed_where_ids_are_taken(open_at, local) -> None:
         assert theirs.text == ours.text
 
 
+async def test_a_healed_text_is_free_behind_what_was_healed(open_at, local) -> None:
+    async with open_at(ENDPOINTS["open"]) as model:
+        stream = model.generate(request(None, healed="bro", max_tokens=200))
+        steps = [step async for step in stream]
+        theirs = await stream.completion()
+    ours = await local.generate(request(None, healed="bro", max_tokens=200)).completion()
+    assert theirs.text == ours.text == "".join(step.text for step in steps)
+    assert theirs.usage.cached_tokens <= theirs.usage.prompt_tokens
+    assert theirs.certificate.exact
+
+
 async def test_a_chat_without_continuation_is_constrained_too(open_at) -> None:
     async with open_at(ENDPOINTS["openai"], chat=True) as model:
         llm = LLM.from_model(model)

@@ -82,6 +82,18 @@ async def test_a_choice_is_one_decision(local, tmp_path) -> None:
     assert "own judgement" in again.certificate.detail
 
 
+async def test_a_prompt_whose_end_is_healed_is_judged_whole(local, tmp_path) -> None:
+    async with asked(local, tmp_path) as (llm, records):
+        prompt = f"{PROMPT} The quick bro"
+        healed = await llm.agenerate(prompt, constraint=Choice(OPTIONS), max_tokens=30)
+        assert decisions_in(records) == 2, "one of them is the probe's"
+        plain = await llm.agenerate(prompt, constraint=Choice(OPTIONS), max_tokens=30, heal=False)
+    assert healed.certificate.semantics == plain.certificate.semantics == "judged"
+    assert healed.certificate.valid
+    assert healed.text == plain.text
+    assert healed.healed, "something was healed"
+
+
 async def test_a_warm_choice_is_drawn_from_the_endpoints_probabilities(local, tmp_path) -> None:
     draws = 80
     async with asked(local, tmp_path) as (llm, _):

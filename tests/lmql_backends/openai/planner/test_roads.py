@@ -109,6 +109,19 @@ async def test_forced_text_costs_nothing() -> None:
     assert (made.requests, completion.cost.requests, completion.certificate.exact) == (0, 0, True)
 
 
+async def test_behind_what_was_healed_a_text_is_asked_for_whole() -> None:
+    made = api(OPENAI_COMPLETIONS)
+    stream = Planned(made).stream(request(None, healed="b", max_tokens=150, logprobs=False))
+    steps = [step async for step in stream]
+    completion = await stream.completion()
+    last = made.asks[-1]
+    done = len(last.prompt) - len(PROMPT)
+    assert last.max_tokens == 150 - done
+    assert sum(ask.max_tokens > 1 for ask in made.asks if len(ask.prompt) >= len(last.prompt)) == 1
+    assert len(completion.token_ids) == 150
+    assert len(steps) > 100, "it comes as it is written"
+
+
 async def test_a_choice_that_one_token_decides_is_one_token() -> None:
     made = api(OPENAI_COMPLETIONS)
     completion = await Planned(made).complete(request(Choice(["yes", "maybe", "no"]), temperature=1.0))
