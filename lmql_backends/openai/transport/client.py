@@ -219,7 +219,7 @@ class Transport:
         return Job(
             order=next(self._orders),
             deadline=asyncio.get_running_loop().time() + own,
-            tokens=_prompt_tokens(body) + limit,
+            tokens=_prompt_tokens(body) + limit * (body.get("n") or 1),
             kind=(path, is_stream, limit.bit_length()),
             # The first byte of a stream comes as soon for a short text as for a long one.
             is_sampled=not is_stream and not is_deterministic(body),
