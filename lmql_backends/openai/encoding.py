@@ -31,6 +31,8 @@ PREFIXES: tuple[tuple[str, str], ...] = (
     (r"gpt-([5-9]|[1-9][0-9])", "o200k_base"),
 )
 """By the beginning of a model's name, the first that fits. tiktoken knows fewer names, and none of gpt-6."""
+CONTEXT_FIELDS = ("max_model_len", "context_length", "context_window", "max_context_length")
+"""Where servers tell how many tokens a model takes: ours and vLLM, OpenRouter, Groq, Mistral."""
 MAX_NAMES = 8
 """So many models are named by an error."""
 _FINE_TUNED = re.compile(r"^ft:")
@@ -59,13 +61,15 @@ async def find_tokenizer(transport: Transport, model: str, given: Any = None) ->
     """Raises `SetupError` where none can be found, `ModelLoadError` where one cannot be read."""
     cards, failure = await _listed(transport)
     card: Mapping[str, Any] = next((card for card in cards if card.get("id") == model), {})
-    context = next((card[name] for name in ("max_model_len", "context_length") if card.get(name)), None)
-    context = context if isinstance(context, int) else None
-    if isinstance(given, Tokenizer):
-        return Found(given, "given", context)
+    context = _context(card, cards)
+    is_ours = card.get("owned_by") == "dcmodel"
     if given is not None:
-        return Found(await asyncio.to_thread(_named, given), f"tokenizer={given}", context)
-    if card.get("owned_by") == "dcmodel":
+        is_named = not isinstance(given, Tokenizer)
+        tokenizer = await asyncio.to_thread(_named, given) if is_named else given
+        if context is None and is_ours:  # not loaded yet, which the first request would wait for as well
+            context = await _sent_context(transport, model)
+        return Found(tokenizer, f"tokenizer={given}" if is_named else "given", context)
+    if is_ours:
         sent = await _sent(transport, model)
         if sent is not None:
             tokenizer = await asyncio.to_thread(_unpacked, sent)
@@ -102,6 +106,23 @@ async def _listed(transport: Transport) -> tuple[list[Mapping[str, Any]], DcMode
     except (CapabilityError, InvalidRequestError, ModelNotFoundError, RetryableError) as error:
         return [], error
     return [card for card in listed if isinstance(card, dict)] if isinstance(listed, list) else [], None
+
+
+def _context(card: Mapping[str, Any], cards: list[Mapping[str, Any]]) -> int | None:
+    """What the listing tells of a model; vLLM's adapters have that of their parent."""
+    base = card.get("parent")
+    parent = [other for other in cards if base is not None and other.get("id") == base]
+    told = [source.get(name) for source in (card, *parent) for name in CONTEXT_FIELDS]
+    return next((value for value in told if type(value) is int and value > 0), None)
+
+
+async def _sent_context(transport: Transport, model: str) -> int | None:
+    """From our own server. It is only good to know: what fails here is seen by who needs it."""
+    try:
+        sent = await _sent(transport, model)
+    except DcModelError:
+        return None
+    return sent.max_model_len or None if sent is not None else None
 
 
 def _not_known(

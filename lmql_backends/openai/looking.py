@@ -17,6 +17,10 @@ from lmql_backends.openai.together import together
 
 CLOSE_TO_ONE = 1e-3
 """All tokens together have the probability 1, within rounding."""
+CHAT_REMEDY = (
+    "Use /completions (chat=False) where the endpoint has it; for `choose`, decisions=True where it has "
+    "/decisions; or another endpoint."
+)
 
 
 async def shown_tops(
@@ -34,6 +38,11 @@ async def shown_tops(
             remedy="Use an endpoint that takes `top_logprobs`.",
         )
     sent = asker.place(prompt_ids, output_ids)
+    if sent is None and able.is_chat and not able.continuation:
+        raise CapabilityError(
+            "a chat route shows no scores of given tokens, only the likeliest ones that begin an answer.",
+            remedy=CHAT_REMEDY,
+        )
     if sent is None or not sent.is_exact:
         raise CapabilityError(
             "the endpoint takes only text, and these tokens are not those that it would make of the text.",

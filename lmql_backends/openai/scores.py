@@ -11,7 +11,7 @@ from dcmodel.types import Cost, ScoredContinuation, ScoreRequest, ScoreResult, T
 from lmql_backends.openai.asking import HttpAsker
 from lmql_backends.openai.bodies import body_of
 from lmql_backends.openai.endpoint_api import Ask
-from lmql_backends.openai.looking import shown_tops
+from lmql_backends.openai.looking import CHAT_REMEDY, shown_tops
 from lmql_backends.openai.replies import Entry
 from lmql_backends.openai.together import together
 
@@ -36,7 +36,8 @@ async def score(asker: HttpAsker, request: ScoreRequest) -> tuple[ScoreResult, C
         return await _by_texts(asker, request, tops)
     if request.prompt_logprobs is None and able.max_top_logprobs and able.raw_logprobs is not False:
         return await _by_looks(asker, request)
-    raise CapabilityError(_why_not(asker, request, tops), remedy="Use an endpoint that shows them.")
+    remedy = CHAT_REMEDY if able.is_chat else "Use an endpoint that shows them."
+    raise CapabilityError(_why_not(asker, request, tops), remedy=remedy)
 
 
 # -- whole texts -----------------------------------------------------------------------------------
@@ -144,7 +145,7 @@ def _seen(asker: HttpAsker, tops: Sequence[TopLogprob], item: Ids, count: int) -
     raise CapabilityError(
         f"token {item[count]} at place {count} of a continuation is not among the {len(tops)} likeliest, and "
         "the endpoint shows no others.",
-        remedy="Use an endpoint with echo or prompt_logprobs.",
+        remedy=CHAT_REMEDY if asker.capabilities.is_chat else "Use an endpoint with echo or prompt_logprobs.",
     )
 
 
@@ -187,6 +188,8 @@ def _other_tokens(wanted: int, shown: int) -> CapabilityError:
 
 def _why_not(asker: HttpAsker, request: ScoreRequest, tops: int) -> str:
     able = asker.capabilities
+    if able.is_chat and request.prompt_logprobs is not None:
+        return "a chat route shows no log-probabilities of a prompt."
     if not able.is_chat and (able.prompt_logprobs or able.echo_scoring):
         return f"{tops} top log-probabilities were asked for, and the endpoint shows {able.max_top_logprobs}."
     if request.prompt_logprobs is not None:

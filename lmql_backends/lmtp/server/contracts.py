@@ -46,6 +46,10 @@ class Models(ABC):
         """Whether a model (one of `names`) answers at once. Nothing is loaded for it."""
         return ModelState.READY
 
+    def context(self, name: str) -> int | None:
+        """How many tokens a model (one of `names`) takes, while it is loaded. Nothing is loaded for it."""
+        return None
+
     @abstractmethod
     def use(self, name: str) -> AbstractAsyncContextManager[ServedModel]:
         """The model, which stays loaded inside the context. An empty name is the default.

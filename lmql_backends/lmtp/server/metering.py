@@ -43,6 +43,9 @@ class MeteredModels(Models):
     def state(self, name: str) -> ModelState:
         return self._models.state(name)
 
+    def context(self, name: str) -> int | None:
+        return self._models.context(name)
+
     def use(self, name: str) -> AbstractAsyncContextManager[ServedModel]:
         return self._use(name)
 

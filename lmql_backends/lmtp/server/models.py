@@ -40,6 +40,10 @@ class StaticModels(Models):
     def state(self, name: str) -> ModelState:
         return ModelState.READY if name in self._served else ModelState.UNLOADED
 
+    def context(self, name: str) -> int | None:
+        served = self._served.get(name)
+        return None if served is None else served.model.info.max_positions
+
     def use(self, name: str) -> AbstractAsyncContextManager[ServedModel]:
         return self._use(checked_name(name, self.names()))
 

@@ -116,6 +116,10 @@ class OnDemandModels(Models):
             return ModelState.READY
         return ModelState.LOADING if entry.loading is not None else ModelState.UNLOADED
 
+    def context(self, name: str) -> int | None:
+        served = self._entries[name].served
+        return None if served is None else served.model.info.max_positions
+
     def loaded(self) -> Sequence[str]:
         """Names of the models that are loaded now."""
         return [entry.name for entry in self._loaded()]

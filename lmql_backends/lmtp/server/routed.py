@@ -32,6 +32,9 @@ class RoutedModels(Models):
     def state(self, name: str) -> ModelState:
         return self._models.state(name)
 
+    def context(self, name: str) -> int | None:
+        return self._models.context(name)
+
     def split(self, name: str) -> tuple[str, str]:
         """The model and the adapter that a name means; what means nothing is a model that is not there.
 

@@ -31,6 +31,8 @@ TOO_LONG = re.compile(
     r"context.length|maximum context|context window|too many tokens|max_model_len|n_ctx|request too large",
     re.I,
 )
+SHORTER = re.compile(r"\b(shorten|shorter|reduce|lower|fewer)\b", re.I)
+"""A message that says what to do about a text that is too long."""
 MODEL = re.compile(r"\bmodel\b", re.I)
 """Not in the path of a route, as ``/models``."""
 PROMPT_PARAMS = frozenset({"prompt", "messages", "input"})
@@ -224,7 +226,10 @@ def _permanent(failure: AttemptFailed, text: str) -> DcModelError:
     if failure.status in (404, 405, 501):
         return CapabilityError(f"{text}.", remedy="The endpoint has no such route; check base_url.")
     if failure.code == "context_length_exceeded" or TOO_LONG.search(failure.message):
-        return ContextLengthError(f"{text}.", remedy="Shorten the prompt, or lower max_tokens.")
+        is_said = SHORTER.search(failure.message) is not None
+        return ContextLengthError(
+            f"{text}.", remedy="" if is_said else "Shorten the prompt, or lower max_tokens."
+        )
     if failure.code in UNSUPPORTED:
         return CapabilityError(f"{text}.", remedy=f"Leave {failure.param or 'it'} out, or use another model.")
     if failure.status >= 500 or failure.status == 429:

@@ -153,6 +153,27 @@ async def test_likely_tokens_are_scored_where_there_is_no_echo(url, model_at, lo
         await model.score(ScoreRequest(prompt_ids=PROMPT, continuations=((int(unlikely),),)))
 
 
+CHAT = replace(OURS, is_chat=True, token_id_prompts=False, continuation=False)
+
+
+@pytest.mark.parametrize(
+    ("able", "changes", "says"),
+    [
+        (CHAT, {}, r"^a chat route shows no scores of given tokens.*\(chat=False\).*decisions=True"),
+        (
+            CHAT,
+            {"prompt_logprobs": 1},
+            r"^a chat route shows no log-probabilities of a prompt\. Use /completions",
+        ),
+        (replace(CHAT, max_top_logprobs=0), {}, r"shows no log-probabilities\. Use /completions"),
+    ],
+)
+async def test_a_chat_that_scores_nothing_says_so(url, model_at, able, changes, says) -> None:
+    asked = ScoreRequest(prompt_ids=PROMPT, continuations=(PROMPT[:2],), **changes)
+    with pytest.raises(CapabilityError, match=says):
+        await model_at(url, able).score(asked)
+
+
 async def test_scores_are_refused_where_nothing_is_shown(url, model_at) -> None:
     able = replace(OURS, prompt_logprobs=False, echo_scoring=False, max_top_logprobs=0)
     with pytest.raises(CapabilityError, match="shows no log-probabilities"):

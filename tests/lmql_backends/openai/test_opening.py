@@ -13,12 +13,21 @@ from fakes.small_tokenizer import small_tokenizer, trained
 from dcmodel import LLM
 from dcmodel.backend import LoadOptions
 from dcmodel.cli import main
-from dcmodel.errors import ConnectionLostError, InvalidRequestError, ModelNotFoundError, SetupError
+from dcmodel.errors import (
+    CapabilityError,
+    ConnectionLostError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    SetupError,
+)
 from dctokenizers import TokenizerError, from_huggingface
+from lmql_backends.lmtp.server.models import StaticModels
+from lmql_backends.lmtp.server.openai import openai_routes
 from lmql_backends.lmtp.server.openai.double import Double, limits_from
 from lmql_backends.lmtp.server.server import LMTPServer
 from lmql_backends.openai.backend import BACKEND
-from lmql_backends.openai.encoding import encoding_of
+from lmql_backends.openai.encoding import encoding_of, find_tokenizer
 from lmql_backends.openai.opening import open_model
 from lmql_backends.openai.probe_cache import ProbeCache
 
@@ -48,6 +57,69 @@ async def test_our_own_server_sends_its_tokenizer_and_its_context(url, tmp_path,
         assert model.info.max_positions == local.info.max_positions
         assert model.info.details["tokenizer"] == "the server"
         assert model.capabilities.token_id_prompts
+
+
+async def test_a_tokenizer_of_ones_own_leaves_the_servers_context(url, tmp_path, local) -> None:
+    async with opened(url, tmp_path, tokenizer=small_tokenizer()) as model:
+        assert model.info.max_positions == local.info.max_positions
+        answer = await LLM.from_model(model).agenerate("The quick", max_tokens=5000)
+        assert answer.usage.completion_tokens < local.info.max_positions
+
+
+async def test_a_model_that_is_not_loaded_yet_tells_its_context_too(local, tmp_path) -> None:
+    class Registry:
+        def load(self, *_, **__):
+            return local
+
+    models = StaticModels({"fake": LLM("fake", registry=Registry())})
+    async with (
+        LMTPServer(models, routes=openai_routes(models)) as server,
+        opened(f"{server.http_url}/v1", tmp_path, tokenizer=small_tokenizer()) as model,
+    ):
+        assert model.info.max_positions == local.info.max_positions
+
+
+class Endpoint:
+    """What `find_tokenizer` asks."""
+
+    def __init__(self, *cards, error=None) -> None:
+        self.cards, self.error, self.paths = cards, error, []
+
+    async def get(self, path):
+        self.paths.append(path)
+        if path == "/models":
+            return {"data": list(self.cards)}
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("cards", "context"),
+    [
+        ([{"id": "m", "max_model_len": 4096}], 4096),
+        ([{"id": "m", "max_model_len": "4096", "context_length": 2048}], 2048),
+        ([{"id": "m", "context_window": 8192}], 8192),
+        ([{"id": "m", "max_context_length": 512}], 512),
+        ([{"id": "base", "max_model_len": 4096}, {"id": "m", "parent": "base", "max_model_len": None}], 4096),
+        ([{"id": "m", "max_model_len": True}, {"id": "n", "max_model_len": 7}], None),
+        ([{"max_model_len": 7}, {"id": "m"}], None),
+        ([], None),
+    ],
+)
+async def test_the_context_is_what_the_listing_tells(cards, context) -> None:
+    endpoint = Endpoint(*cards)
+    found = await find_tokenizer(endpoint, "m", small_tokenizer())
+    assert found.max_context == context
+    assert endpoint.paths == ["/models"]
+
+
+@pytest.mark.parametrize(
+    "error", [CapabilityError("no route"), OverloadedError("full"), SetupError("broken")]
+)
+async def test_a_context_that_our_server_does_not_tell_is_not_missed(error) -> None:
+    endpoint = Endpoint({"id": "m", "owned_by": "dcmodel"}, error=error)
+    found = await find_tokenizer(endpoint, "m", small_tokenizer())
+    assert found.max_context is None
+    assert endpoint.paths == ["/models", "/tokenizers/m"]
 
 
 async def test_a_probe_is_kept_for_a_day(local, tmp_path) -> None:

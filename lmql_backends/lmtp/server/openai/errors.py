@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -39,6 +40,7 @@ CODES: Mapping[type[DcModelError], str] = {
 }
 """Where OpenAI has a name of its own; others go by that of their class."""
 PARAMS = frozenset((*CompletionBody.__struct_fields__, *ChatBody.__struct_fields__))
+FIRST_WORD = re.compile(r"\w*")
 RETRY_SECONDS = 1.0
 """Said to clients that should come again, where nobody knows better."""
 
@@ -107,7 +109,16 @@ def _sentence(error: DcModelError) -> str:
     text = str(error)
     # What a client sent may be quoted in it.
     text = text.encode("utf-8", errors="replace").decode()
+    if _begins_with_field(text, error):
+        return text
     return text[:1].upper() + text[1:]
+
+
+def _begins_with_field(text: str, error: DcModelError) -> bool:
+    """The name of a field is written as it is."""
+    word = FIRST_WORD.match(text)
+    own = FIRST_WORD.match(error.param) if isinstance(error, FieldError) else None
+    return bool(word and word[0] and (word[0] in PARAMS or (own and own[0] == word[0])))
 
 
 def _retry_headers(status: int, error: Exception) -> dict[str, str]:

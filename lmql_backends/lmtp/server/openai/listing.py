@@ -31,6 +31,8 @@ class ModelBody(msgspec.Struct, kw_only=True):
     """Of an adapter: its model."""
     state: str = "ready"
     """Ours: ready, loading, or unloaded (until it is asked for)."""
+    max_model_len: int | None = None
+    """vLLM's; None while the model is not loaded."""
 
 
 class ModelList(msgspec.Struct, kw_only=True):
@@ -79,11 +81,15 @@ class Listing:
         return HttpResponse(body=msgspec.json.encode(self._body(model, adapter)))
 
     def _body(self, model: str, adapter: str = "") -> ModelBody:
-        state = self._models.state(model)
-        if not adapter:
-            return ModelBody(id=model, created=self._created, state=state)
-        name = f"{model}{SEPARATOR}{adapter}"
-        return ModelBody(id=name, created=self._created, root=adapter, parent=model, state=state)
+        body = ModelBody(
+            id=model,
+            created=self._created,
+            state=self._models.state(model),
+            max_model_len=self._models.context(model),
+        )
+        if adapter:
+            body.id, body.root, body.parent = f"{model}{SEPARATOR}{adapter}", adapter, model
+        return body
 
     async def tokenize(self, request: HttpRequest) -> HttpResponse:
         body = await off_loop(len(request.body), partial(read, request.body, TokenizeBody))

@@ -109,6 +109,16 @@ async def test_first_users_share_one_load(shelf):
     await models.aclose()
 
 
+async def test_what_a_model_takes_is_known_while_it_is_loaded(shelf):
+    models = on_demand(shelf, "ab", max_models=1)
+    assert models.context("a") is None
+    async with models.use("a") as served:
+        assert models.context("a") == served.model.info.max_positions
+    async with models.use("b"):
+        assert models.context("a") is None
+    assert shelf.loads == ["a", "b"]
+
+
 async def test_the_one_that_was_not_used_for_longest_goes(shelf):
     models = on_demand(shelf)
     for name in ("a", "b", "a", "c"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from email.utils import formatdate
@@ -24,6 +25,7 @@ from dcmodel.errors import (
 )
 from lmql_backends.openai.transport.client import CHAT_COMPLETIONS, COMPLETIONS
 from lmql_backends.openai.transport.continuation import ChatContinuation, ChatStyle
+from lmql_backends.openai.transport.failures import from_response, to_error
 
 BODY = {"model": "m", "prompt": "Say:", "max_tokens": 8, "temperature": 1}
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Say"}], "max_tokens": 8, "temperature": 1}
@@ -191,6 +193,22 @@ async def test_the_code_decides_what_a_permanent_error_is(connect, status, code,
     assert type(raised.value) is error
     assert len(server.exchanges) == 1
     assert not raised.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("message", "remedy"),
+    [
+        ("the context is 8 tokens", "Shorten the prompt, or lower max_tokens."),
+        ("The model's context is 8 tokens. Shorten the prompt, or ask for fewer tokens.", ""),
+        ("Your messages resulted in 9 tokens. Please reduce the length of the messages.", ""),
+    ],
+)
+def test_a_remedy_is_said_once(message, remedy):
+    body = json.dumps({"error": {"message": message, "code": "context_length_exceeded"}}).encode()
+    error = to_error(from_response(400, {}, body, 0.0))
+    assert type(error) is ContextLengthError
+    assert error.remedy == remedy
+    assert str(error).startswith(f"the endpoint answered 400: {message.rstrip('.')}.")
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ MODELS = "/v1/models"
 ADAPTER_ROUTES = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 OWN_ROUTES = ("/tokenize", "/detokenize", *ADAPTER_ROUTES, "/v1/tokenizers/*")
 """Of our server, all but the last also of vLLM's."""
-OWN_FIELDS = ("root", "parent", "state")
+OWN_FIELDS = ("root", "parent", "state", "max_model_len")
 """Of models."""
 KEPT = 10_000
 """Records."""

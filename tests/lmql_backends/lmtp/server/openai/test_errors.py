@@ -95,6 +95,29 @@ def test_a_field_that_is_wrong_is_named(client, fields, param, code):
 
 
 @pytest.mark.parametrize(
+    ("path", "fields", "begins"),
+    [
+        ("/v1/completions", {"best_of": 1, "n": 2}, "best_of is 1"),
+        ("/v1/completions", {"n": "x"}, "n: expected"),
+        ("/v1/completions", {"logit_bias": {"5": 101}}, "logit_bias["),
+        (
+            "/v1/completions",
+            {"stream_options": {"include_usage": 5}},
+            "stream_options.include_usage: expected",
+        ),
+        ("/detokenize", {"tokens": [-1]}, "tokens[0]: expected"),
+        ("/v1/completions", {"foo": 1}, "There is no field 'foo'"),
+        ("/v1/completions", {"model": "other"}, "The model 'other'"),
+    ],
+    ids=str,
+)
+def test_a_message_is_a_sentence_and_the_name_of_a_field_stays_as_it_is(server, path, fields, begins):
+    given = {} if path == "/detokenize" else {"prompt": PROMPT}
+    message = httpx.post(f"{server.url}{path}", json={**given, **fields}).json()["error"]["message"]
+    assert message.startswith(begins), message
+
+
+@pytest.mark.parametrize(
     "body",
     [b"", b"{", b"[]", b"\xff", b'{"prompt": NaN}', b'{"a": ' + b"[" * 100_000, b'{"prompt": "\\ud800"}'],
 )

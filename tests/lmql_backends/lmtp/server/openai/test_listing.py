@@ -18,6 +18,11 @@ def test_models_are_listed_and_found_by_name(client):
     assert caught.value.code == "model_not_found"
 
 
+def test_what_a_loaded_model_takes_is_listed(client):
+    assert [item.max_model_len for item in client.models.list()] == [512, 512]
+    assert client.models.retrieve("fake").max_model_len == 512
+
+
 def test_no_name_is_the_first_model(server, llm):
     answer = httpx.post(
         f"{server.url}/v1/completions", json={"prompt": PROMPT, "max_tokens": 4, "temperature": 0}
