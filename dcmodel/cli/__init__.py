@@ -13,6 +13,7 @@ from dcmodel import __version__
 from dcmodel.cli import backends, choose, demo, doctor, explain, generate, score, tokenize
 from dcmodel.cli.output import Output
 from dcmodel.errors import DcModelError, InvalidConstraintError, SetupError
+from dcmodel.threads import wait_patiently
 
 COMMANDS = (generate, score, choose, explain, tokenize, backends, doctor, demo)
 COMMAND_GROUP = "dcmodel.commands"
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> NoReturn:
     """The console script: `main`, and out."""
+    wait_patiently()
     code = main()
     if code == INTERRUPTED:
         # Threads may be in the middle of native code, which does not survive the interpreter's own exit.

@@ -21,6 +21,7 @@ from dcmodel.env import Settings
 from dcmodel.errors import DcModelError, ModelLoadError
 from dcmodel.model import DcModel
 from dcmodel.registry import Registry
+from dcmodel.threads import wait_patiently
 from lmql_backends.lmtp.clients.child_spec import LOADED, MAX_FRAME_BYTES, ChildSpec
 from lmql_backends.lmtp.clients.framing import FrameProtocol, receive_frame, send_frame
 from lmql_backends.lmtp.protocol import errors
@@ -36,6 +37,7 @@ OWN_BACKEND = "process"
 
 def main() -> None:
     """Until the control socket ends."""
+    wait_patiently()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
     control = socket.socket(fileno=int(sys.argv[1]))
     asyncio.run(_serve(control))
