@@ -96,6 +96,9 @@ class EndpointCapabilities:
     """An answer can be continued from a part of it. (Always at ``/completions``.)"""
     continuation_style: str = ""
     """Of a chat: ``continue_final_message``, ``prefix`` or ``prefill`` (the transport's `ChatStyle`)."""
+    exact_continuation: bool = False
+    """Of a chat: the part is read as the model wrote it. Some templates put a blank before it, or trim it:
+    the next token then comes from another distribution."""
     max_bias_entries: int = 0
     """`UNLIMITED`, 300 at OpenAI, 0 where ``logit_bias`` is refused or without effect."""
     bias_range: float = 100.0
@@ -151,7 +154,8 @@ def in_words(able: EndpointCapabilities) -> dict[str, str]:
     """For `dcmodel backends --probe`."""
     raw = {True: "raw", False: "processed", None: "raw or processed: not known"}[able.raw_logprobs]
     entries = "any number of" if able.max_bias_entries >= UNLIMITED else str(able.max_bias_entries)
-    style = f"yes ({able.continuation_style})" if able.continuation_style else _yes(able.continuation)
+    sure = "" if able.exact_continuation else ", perhaps not as it was written"
+    style = f"yes ({able.continuation_style}{sure})" if able.continuation_style else _yes(able.continuation)
     words = {
         "prompts as token ids": _yes(able.token_id_prompts),
         "lists of prompts": _yes(able.list_prompts),

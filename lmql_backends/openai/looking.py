@@ -38,7 +38,8 @@ async def shown_tops(
             remedy="Use an endpoint that takes `top_logprobs`.",
         )
     sent = asker.place(prompt_ids, output_ids)
-    if sent is None and able.is_chat and not able.continuation:
+    is_sent = sent is not None and sent.is_exact
+    if not is_sent and able.is_chat and not (able.continuation and able.exact_continuation):
         raise CapabilityError(
             "a chat route shows no scores of given tokens, only the likeliest ones that begin an answer.",
             remedy=CHAT_REMEDY,

@@ -32,6 +32,7 @@ SETTLES: Mapping[str, Collection[Topic]] = MappingProxyType(
         "allowed_token_ids": {Topic.ALLOWED},
         "continuation": {Topic.CONTINUATION},
         "continuation_style": {Topic.CONTINUATION},
+        "exact_continuation": {Topic.CONTINUATION},
         "decisions": {Topic.DECISIONS},
         "echo_scoring": {Topic.SCORES},
         "prompt_logprobs": {Topic.SCORES},

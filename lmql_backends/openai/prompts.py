@@ -90,7 +90,9 @@ def _place_chat(
     conversation = conversation_of(text, answer)
     if conversation.answer and not capabilities.continuation:
         return None
-    is_exact = not conversation.answer or tokenizer.encode(conversation.answer) == list(output_ids)
+    is_exact = not conversation.answer or (
+        capabilities.exact_continuation and tokenizer.encode(conversation.answer) == list(output_ids)
+    )
     return SentPrompt(conversation, is_exact=is_exact)
 
 

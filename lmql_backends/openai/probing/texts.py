@@ -7,7 +7,7 @@ from dataclasses import replace
 from dcmodel.errors import SetupError
 from lmql_backends.openai.endpoint_api import Conversation
 from lmql_backends.openai.probing.fields import TOKENS, WARM
-from lmql_backends.openai.probing.questions import TEXT, Questions, prompt_tokens
+from lmql_backends.openai.probing.questions import CLOSE, TEXT, Questions, prompt_tokens
 from lmql_backends.openai.replies import text_of_choice
 from lmql_backends.openai.together import together
 from lmql_backends.openai.transport.continuation import ChatStyle
@@ -15,6 +15,8 @@ from lmql_backends.openai.transport.continuation import ChatStyle
 TELLING = '  naïve façade; 東京 Привет 🐢 {"x": [1234567, null]}\n\tdef f(x): return x'
 """Two tokenizers seldom make the same number of tokens of this."""
 BEGUN = "One, two, three, four,"
+WRITTEN = 3
+"""Tokens of an answer, of which all but the last are its begun part."""
 
 
 async def probe_streams(ask: Questions, count: int | None) -> None:
@@ -90,8 +92,32 @@ async def probe_continuation(ask: Questions) -> None:
         ask.able = replace(able, continuation=True, continuation_style=style)
         begun = prompt_tokens(await ask.ask(ask.body(prompt=Conversation(messages, BEGUN))))
         if begun is not None and abs(begun - alone - own) <= 1:
+            is_exact = await _reads_as_written(ask, messages)
+            ask.able = replace(ask.able, exact_continuation=is_exact)
             return
     ask.able = able
+
+
+async def _reads_as_written(ask: Questions, messages: tuple[dict[str, str], ...]) -> bool:
+    """Whether a part of an answer is followed by what followed it in the answer, as likely as there. Where no
+    log-probabilities are shown, nobody knows."""
+    if not ask.able.shows_logprobs:
+        return False
+    whole = await ask.ask(ask.body({ask.limit_field: WRITTEN}, prompt=Conversation(messages)))
+    if whole is None:
+        return False
+    first = ask.read(whole)
+    if len(first.token_ids) < WRITTEN or not first.are_ids_exact or first.logprobs is None:
+        return False
+    part = ask.tokenizer.decode(first.token_ids[:-1])
+    if ask.tokenizer.encode(part) != list(first.token_ids[:-1]):
+        return False
+    rest = await ask.ask(ask.body(prompt=Conversation(messages, part)))
+    if rest is None:
+        return False
+    second = ask.read(rest)
+    is_same = second.are_ids_exact and second.token_ids[:1] == first.token_ids[-1:]
+    return is_same and second.logprobs is not None and abs(second.logprobs[0] - first.logprobs[-1]) <= CLOSE
 
 
 def _shows_echo(logprobs: object) -> bool:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from fakes.fake_engine import loaded_fake
 from fakes.openai_models import transport_to
 from fakes.small_tokenizer import small_tokenizer
 
-from dcmodel.errors import ModelNotFoundError
+from dcmodel import LLM
+from dcmodel.errors import CapabilityError, ModelNotFoundError
+from dcmodel.local import LocalDcModel
 from lmql_backends.lmtp.server.openai.double import Double, limits_from
 from lmql_backends.lmtp.server.server import LMTPServer
-from lmql_backends.openai.capabilities import UNLIMITED, GrammarKind, SamplingField, Support
+from lmql_backends.openai.capabilities import UNLIMITED, GrammarKind, SamplingField, Support, in_words
+from lmql_backends.openai.opening import open_model
 from lmql_backends.openai.probe import probe
+from lmql_backends.openai.probe_cache import ProbeCache
 
 
 @pytest.fixture
@@ -87,6 +93,46 @@ async def test_vllms_chat_goes_on_from_a_part_of_an_answer(probed) -> None:
     able = await probed(chat=True, preset="vllm")
     assert (able.continuation, able.continuation_style) == (True, "continue_final_message")
     assert able.returns_token_ids
+
+
+AS_WRITTEN = (
+    "{% for m in messages %}{{ m.role }}:{{ m.content }}{% if m.role == 'user' %}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+WITH_A_BLANK = AS_WRITTEN.replace("}}:{{", "}}: {{")
+
+
+@pytest.mark.parametrize(("template", "expected"), [(AS_WRITTEN, True), (WITH_A_BLANK, False)])
+async def test_a_template_that_changes_a_begun_answer_is_found_out(template, expected) -> None:
+    made = LocalDcModel(loaded_fake(small_tokenizer()))
+    made.info = replace(made.info, chat_template=template)
+    async with serving(made, {"preset": "vllm"}) as url:
+        transport = transport_to(url)
+        able = await probe(transport, "fake", small_tokenizer(), chat=True)
+        await transport.aclose()
+    assert able.continuation
+    assert able.exact_continuation is expected
+    words = in_words(able)["continues a part of an answer"]
+    assert ("perhaps not as it was written" in words) is not expected
+
+
+async def test_what_a_template_may_change_is_not_called_exact(local, tmp_path) -> None:
+    """The model's template puts a blank before a begun answer."""
+    limits = {"grammars": {}, "other_grammars": "refused", "allowed_token_ids": "refused"}
+    async with serving(local, {"preset": "vllm", **limits}) as url:
+        options = {"base_url": url, "api_key": "key", "tokenizer": small_tokenizer(), "chat": True}
+        model = await open_model("fake", options, probes=ProbeCache(tmp_path))
+        try:
+            llm = LLM.from_model(model)
+            prompt = await llm.achat_prompt([{"role": "user", "content": "The quick"}])
+            completion = await llm.agenerate(prompt, regex="[a-z]{12}", max_tokens=20)
+            assert completion.certificate.valid
+            assert completion.cost.requests > 1
+            assert not completion.certificate.exact
+            with pytest.raises(CapabilityError, match="a chat route shows no scores"):
+                await llm.ascore(prompt, ["ab"])
+        finally:
+            await model.aclose()
 
 
 async def test_llamacpps_chat_goes_on_unasked(probed) -> None:
