@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager, redirect_stdout
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, redirect_stdout
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from io import StringIO
@@ -20,6 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.child_server import child_server
 from benchmarks.clock import Spread
 from benchmarks.ngram_api import COMPLETIONS
 from benchmarks.openai_strategies import MAX_TOKENS, request_of
@@ -63,21 +62,9 @@ class Turns:
     failure: str = ""
 
 
-@contextmanager
-def endpoint(vocabulary: Path, names: Sequence[str]) -> Iterator[str]:
-    """The URL of the models, until they are left."""
-    command = [sys.executable, "-m", "benchmarks.ngram_server", str(vocabulary), *names]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.terminate()
-
-
 def peers_table(tokenizer: Tokenizer, vocabulary: Path, objects: int, rounds: int) -> Table:
     tasks = [task for task in make_tasks() if task.name in TASKS]
-    with endpoint(vocabulary, TASKS) as url:
+    with child_server("benchmarks.ngram_server", str(vocabulary), *TASKS) as url:
         found, notes = asyncio.run(_measure(tasks, tokenizer, vocabulary, url, objects, rounds))
     table = Table(
         f"Over HTTP at one endpoint, {objects} texts at once, {rounds} rounds; times against the SDK's",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -15,6 +14,7 @@ import aiohttp
 import openai
 from tqdm import tqdm
 
+from benchmarks.child_server import child_server
 from benchmarks.clock import Spread
 from benchmarks.tables import Table, write_json
 from lmql_backends.openai.transport.client import CHAT_COMPLETIONS, COMPLETIONS, Transport
@@ -126,14 +126,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the numbers there as well")
     options = parser.parse_args()
     prompts, turns = (500, 3) if options.quick else (options.prompts, options.turns)
-    command = [sys.executable, "-m", "benchmarks.openai_server"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            url = f"http://127.0.0.1:{server.stdout.readline().strip()}/v1"
-            times = asyncio.run(measure(url, prompts, turns))
-        finally:
-            server.terminate()
+    with child_server("benchmarks.openai_server") as url:
+        times = asyncio.run(measure(f"{url}/v1", prompts, turns))
     table = table_of(times, prompts)
     ratio = Spread.of(own / sdk for own, sdk in zip(times[OURS], times[SDK], strict=True)).median
     table.notes.append(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from dcmodel.checks import check_number
 from dcmodel.errors import InvalidRequestError
-from dcmodel.types import Cost
+from dcmodel.types import Cost, Usage
 from lmql_backends.openai.transport.counters import Spent
 
 PER = 1_000_000
@@ -75,3 +75,9 @@ def cost_of(
 
 def _number(value: Any, other: int) -> int:
     return value if isinstance(value, int) else other
+
+
+def with_cached(usage: Usage, cost: Cost) -> Usage:
+    """The usage of a text with what the endpoint had in its cache: a text of several requests sends its
+    prompt, and what is there of it, several times."""
+    return replace(usage, cached_tokens=min(cost.cached_tokens, usage.prompt_tokens))

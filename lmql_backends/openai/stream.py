@@ -7,6 +7,7 @@ from dataclasses import replace
 from dcmodel.local.stream import LocalStream
 from dcmodel.types import Completion
 from lmql_backends.openai.continuing import ContinuedSequence
+from lmql_backends.openai.costs import with_cached
 
 
 class OpenAIStream(LocalStream):
@@ -21,7 +22,5 @@ class OpenAIStream(LocalStream):
         certificate = completion.certificate
         if facts.detail:
             certificate = replace(certificate, detail=facts.detail)
-        # A text of several requests sent its prompt, and what was there of it, several times.
-        cached = min(facts.cost.cached_tokens, completion.usage.prompt_tokens)
-        usage = replace(completion.usage, cached_tokens=cached)
+        usage = with_cached(completion.usage, facts.cost)
         return replace(completion, cost=facts.cost, certificate=certificate, usage=usage)

@@ -68,8 +68,6 @@ class ApiModel:
     """What is known of the token that ends a text; OpenAI tells nothing."""
     gives_several: bool = True
     """Whether ``n`` is taken."""
-    counts: list[int] = field(default_factory=list)
-    """How many answers were asked for at once."""
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng(self.seed)
@@ -106,7 +104,6 @@ class ApiModel:
             return [await self.ask(ask)]
         self._check(ask)
         self.requests += 1
-        self.counts.append(count)
         await asyncio.sleep(0)
         found = []
         for index in range(count):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from dcmodel.types import Certificate, Completion, Cost
+from lmql_backends.openai.costs import with_cached
 
 
 @dataclass(slots=True)
@@ -51,7 +52,5 @@ class Account:
 
     def finish(self, result: Completion) -> Completion:
         """The completion with what is known here."""
-        # A text of several requests sends its prompt again and again.
-        cached = min(self.cost.cached_tokens, result.usage.prompt_tokens)
-        usage = replace(result.usage, cached_tokens=cached)
+        usage = with_cached(result.usage, self.cost)
         return replace(result, usage=usage, certificate=self.certify(result.certificate), cost=self.cost)
